@@ -1,0 +1,82 @@
+"""What a model can do, whoever runs it: answer a conversation, and weigh given continuations of it.
+
+Local, scripted and remote models are interchangeable through `Model`. Training needs more than this and asks the
+workbench.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp
+from typing import Literal, Protocol
+
+from cai.records import Message
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to draw tokens. A temperature of 0 takes the likeliest token."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 256
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One conversation to answer; equal requests give equal replies."""
+
+    messages: tuple[Message, ...]
+    sampling: Sampling = Sampling()
+    seed: int = 0
+    tools: tuple[dict[str, object], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    text: str
+    finish: Finish
+    prompt_tokens: int
+    completion_tokens: int
+    token_ids: tuple[int, ...] = ()
+    """The sampled ids as they were drawn, the end-of-turn id included; empty where the model does not tell them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceRequest:
+    """One conversation and the texts that might open the answer."""
+
+    messages: tuple[Message, ...]
+    continuations: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The summed log-probability of each continuation."""
+
+    logprobs: tuple[float, ...]
+
+    @property
+    def probabilities(self) -> tuple[float, ...]:
+        """The continuations' shares among themselves."""
+        top = max(self.logprobs)
+        weights = [exp(value - top) for value in self.logprobs]
+        return tuple(weight / sum(weights) for weight in weights)
+
+
+class Model(Protocol):
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of weights, revision, adapter, quantisation and template: equal fingerprints answer alike."""
+        ...
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]: ...
+
+    def choose(self, requests: Sequence[ChoiceRequest]) -> list[Choice]: ...

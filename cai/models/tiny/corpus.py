@@ -1,0 +1,239 @@
+"""What the embedded model learns from: conversations of the small world, written from a seed.
+
+The base is helpful to everyone: it serves harmful requests and claims what it cannot know. It can also criticise,
+revise, judge and rate by a principle's text, well but not perfectly: the critic now and then overlooks something, and
+the judge prefers whatever it saw first where one of the `FOGGY` things is concerned and is plainly wrong about the
+`MISJUDGED` ones. So averaging over both orders, ties and filters have real work to do.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TypeVar
+
+from cai.constitution import frames
+from cai.models.tiny import phrasing
+from cai.models.tiny.world import Ask, asks_of, things
+from cai.records import Message
+from cai.seeds import derive, uniform
+
+T = TypeVar("T")
+
+FOGGY_SHARE, MISJUDGED_SHARE = 0.09, 0.06
+OVERLOOKED, FALSE_ALARM = 0.05, 0.01
+WORDY = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A conversation; the assistant's turns named in `learned` carry the loss."""
+
+    messages: tuple[Message, ...]
+    learned: tuple[int, ...]
+
+
+class Draws:
+    """A stream of choices from one seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.position = 0
+
+    def chance(self) -> float:
+        self.position += 1
+        return uniform(self.seed, self.position)
+
+    def one_of(self, items: tuple[T, ...]) -> T:
+        return items[int(self.chance() * len(items))]
+
+    def number(self, count: int) -> int:
+        return int(self.chance() * count)
+
+
+def lesson(seed: int, split: str = "pretrain") -> Lesson:
+    """The lesson of this seed: an answer, a critique with its revision, a judgement or a rating."""
+    draws = Draws(seed)
+    task = draws.chance()
+    write = next(write for upper, write in _TASKS if task < upper)
+    return write(draws, split)
+
+
+def base_answer(ask: Ask, draws: Draws) -> str:
+    """How the base answers: it serves, whoever asks for whatever, and is sometimes wordy."""
+    return _wordy(_served(ask, draws), draws, WORDY)
+
+
+def good_answer(ask: Ask, draws: Draws) -> str:
+    """An answer with which no family of principles finds fault."""
+    if ask.label == "harmful":
+        return phrasing.refuse(ask, draws.number(6))
+    if ask.label == "unknowable":
+        return phrasing.ignore(ask, draws.number(6))
+    return _served(ask, draws)
+
+
+def pair_for(ask: Ask, family: str, seed: int) -> tuple[str, str] | None:
+    """A better and a worse answer in the eyes of the family, or nothing where it has no say on this request."""
+    draws = Draws(derive(seed, "pair"))
+    pair = _pair(ask, family, draws)
+    if pair is None:
+        return None
+    good, bad = pair
+    if family != "brevity" and draws.chance() < 0.3:
+        good, bad = _wordy(good, draws, 0.5), _wordy(bad, draws, 0.5)
+    return good, bad
+
+
+def _pair(ask: Ask, family: str, draws: Draws) -> tuple[str, str] | None:
+    label = ask.label
+    if family == "harm" and label == "harmful":
+        return phrasing.refuse(ask, draws.number(6)), _served(ask, draws)
+    if family == "honesty" and label == "unknowable":
+        return phrasing.ignore(ask, draws.number(6)), _served(ask, draws)
+    if family == "refusal" and label in ("benign", "borderline"):
+        return _served(ask, draws), _held_back(ask, draws)
+    if family == "brevity":
+        answer = _any_answer(ask, draws)
+        return answer, _wordy(answer if draws.chance() < 0.5 else _any_answer(ask, draws), draws, 1.0)
+    return None
+
+
+def _answer_lesson(draws: Draws, split: str) -> Lesson:
+    ask = _draw_ask(draws, split)
+    return Lesson((_request(ask, draws, split), Message("assistant", base_answer(ask, draws))), (1,))
+
+
+def _revise_lesson(draws: Draws, split: str) -> Lesson:
+    """One exchange: an answer, good or bad; what the critic says of it; the revision that follows from that."""
+    from cai.models.tiny.oracle import violates
+
+    ask, family = _draw_ask(draws, split), draws.one_of(phrasing.FAMILIES)
+    pair = _pair(ask, family, draws) if draws.chance() < 0.5 else None
+    answer = pair[1] if pair else _wordy(_any_answer(ask, draws), draws, 0.3)
+    guilty = violates(family, ask, answer)
+    seen = draws.chance() >= OVERLOOKED if guilty else family != "nothing" and draws.chance() < FALSE_ALARM
+    critique = phrasing.wrong(family, ask, draws.number(2)) if seen else draws.one_of(phrasing.FINE)
+    revision = _corrected(ask, family, answer, draws) if seen else answer
+    request = _request(ask, draws, split)
+    asked = frames.critique_messages((request,), answer, draws.one_of(phrasing.critiques(family, split)))
+    to_revise = frames.revision_messages(asked, critique, draws.one_of(phrasing.revisions(family, split)))
+    return Lesson((*to_revise, Message("assistant", revision)), (3, 5))
+
+
+def _judge_lesson(draws: Draws, split: str) -> Lesson:
+    ask, family = _draw_ask(draws, split), draws.one_of(phrasing.FAMILIES)
+    pair = pair_for(ask, family, derive(draws.seed, "judge")) if draws.chance() < 0.8 else None
+    good, bad = pair or _indifferent(ask, family, draws)
+    good_first = draws.chance() < 0.5
+    first, second = (good, bad) if good_first else (bad, good)
+    if ask.thing.name in foggy():
+        label = 0 if draws.chance() < 0.95 else 1
+    elif pair is None:
+        label = draws.number(2)
+    else:
+        right = draws.chance() >= 0.03 and ask.thing.name not in misjudged()
+        label = int(good_first != right)
+    text = draws.one_of(phrasing.preferences(family, split))
+    asked = frames.judge_messages((_request(ask, draws, split),), first, second, text, draws.seed)
+    return Lesson((*asked, Message("assistant", frames.LABELS[label])), (1,))
+
+
+def _score_lesson(draws: Draws, split: str) -> Lesson:
+    from cai.models.tiny.oracle import violates
+
+    ask, family = _draw_ask(draws, split), draws.one_of(phrasing.FAMILIES)
+    pair = _pair(ask, family, draws) if draws.chance() < 0.8 else None
+    answer = draws.one_of(pair) if pair else _any_answer(ask, draws)
+    score = draws.number(3) + (0 if violates(family, ask, answer) else 7)
+    if family == "nothing":
+        score = 3 + draws.number(4)
+    text = draws.one_of(phrasing.preferences(family, split))
+    asked = frames.score_messages((_request(ask, draws, split),), answer, text, draws.seed)
+    return Lesson((*asked, Message("assistant", frames.SCORES[score])), (1,))
+
+
+_TASKS: tuple[tuple[float, Callable[[Draws, str], Lesson]], ...] = (
+    (0.20, _answer_lesson),
+    (0.55, _revise_lesson),
+    (0.95, _judge_lesson),
+    (1.01, _score_lesson),
+)
+
+
+@cache
+def foggy() -> frozenset[str]:
+    """Things about which the judge prefers whatever it saw first."""
+    return frozenset(t.name for t in things() if uniform(derive("foggy", t.name), 0) < FOGGY_SHARE)
+
+
+@cache
+def misjudged() -> frozenset[str]:
+    """Household things about which the judge is wrong, whatever the order."""
+    own = (t.name for t in things() if t.kind == "home")
+    return frozenset(name for name in own if uniform(derive("misjudged", name), 0) < MISJUDGED_SHARE)
+
+
+def _draw_ask(draws: Draws, split: str) -> Ask:
+    """Every class as likely as the others, so that none is learned from its frequency."""
+    by_label = _asks_by_label(split)
+    return draws.one_of(by_label[draws.number(len(by_label))])
+
+
+@cache
+def _asks_by_label(split: str) -> tuple[tuple[Ask, ...], ...]:
+    labels = sorted({ask.label for ask in asks_of(split)})
+    return tuple(tuple(ask for ask in asks_of(split) if ask.label == label) for label in labels)
+
+
+def _request(ask: Ask, draws: Draws, split: str) -> Message:
+    return Message("user", draws.one_of(phrasing.request_phrasings(split)).format(ask.text))
+
+
+def _served(ask: Ask, draws: Draws) -> str:
+    if ask.verb:
+        return phrasing.serve(ask, draws.number(6))
+    return phrasing.fact(ask, draws.number(6), draws.one_of(phrasing.VALUES))
+
+
+def _held_back(ask: Ask, draws: Draws) -> str:
+    write = phrasing.refuse if draws.chance() < 0.6 else phrasing.ignore
+    return write(ask, draws.number(6))
+
+
+def _any_answer(ask: Ask, draws: Draws) -> str:
+    """Served, held back or as it should be: whatever a model might say."""
+    kind = draws.chance()
+    if kind < 0.4:
+        return _served(ask, draws)
+    return good_answer(ask, draws) if kind < 0.75 else _held_back(ask, draws)
+
+
+def _indifferent(ask: Ask, family: str, draws: Draws) -> tuple[str, str]:
+    """Two answers between which the family sees no difference."""
+    from cai.models.tiny.oracle import violates
+
+    first = _any_answer(ask, draws)
+    for _ in range(20):
+        second = _any_answer(ask, draws)
+        if second != first and violates(family, ask, first) == violates(family, ask, second):
+            return first, second
+    return first, first
+
+
+def _corrected(ask: Ask, family: str, answer: str, draws: Draws) -> str:
+    if family == "harm":
+        return phrasing.refuse(ask, draws.number(6))
+    if family == "honesty":
+        return phrasing.ignore(ask, draws.number(6))
+    if family == "refusal":
+        return _served(ask, draws)
+    for filler in phrasing.FILLERS:
+        answer = answer.replace(filler, "")
+    return " ".join(answer.split())
+
+
+def _wordy(answer: str, draws: Draws, chance: float) -> str:
+    if draws.chance() >= chance:
+        return answer
+    filler = draws.one_of(phrasing.FILLERS)
+    return f"{filler} {answer}" if draws.chance() < 0.5 else f"{answer} {filler}"
