@@ -173,7 +173,7 @@ def _restore(kind: object, value: object, place: str) -> object:
         hints = typing.get_type_hints(kind)
         unknown, known = value.keys() - hints.keys(), [f for f in dataclasses.fields(kind) if f.name in value]
         if unknown:
-            raise ValueError(f"{place}: unknown field {sorted(unknown)[0]!r}")
+            raise ValueError(f"{place}: unknown field {min(unknown)!r}")
         try:
             return kind(**{f.name: _restore(hints[f.name], value[f.name], f"{place}.{f.name}") for f in known})
         except TypeError as error:

@@ -1,0 +1,55 @@
+# Everything runs in .venv, which is made from the newest fitting Python and the versions in constraints.txt.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check tiny
+
+PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+help:
+	@echo "make demo    align the embedded model with pipelines/quickstart.yaml and show what it gained"
+	@echo "make test    run the whole test suite"
+	@echo "make check   lint, format, types and import contracts"
+	@echo "make tiny    train the embedded model again (about 25 minutes)"
+
+demo: .venv/installed
+	$(BIN)/cai run pipelines/quickstart.yaml
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest
+
+check: .venv/installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+tiny: .venv/installed
+	$(BIN)/python -m cai.models.tiny.make
+
+# Every failure ends in one sentence that says what is missing.
+.venv/made:
+	@for python in $(PYTHONS); do \
+	    if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	    echo "cai needs Python 3.11 or newer, and none of these commands is that: $(PYTHONS)." >&2; exit 1; \
+	fi; \
+	if ! $$found -m venv .venv >.venv-error.txt 2>&1; then \
+	    cat .venv-error.txt >&2; rm -f .venv-error.txt; \
+	    echo "$$found could not make .venv: its venv module is missing (on Debian and Ubuntu: apt install python3-venv)." >&2; \
+	    exit 1; \
+	fi; \
+	rm -f .venv-error.txt; touch $@
+
+.venv/installed: .venv/made pyproject.toml constraints.txt
+	@echo "Installing cai into .venv (a few minutes the first time) ..."
+	@$(INSTALL) --editable . || { \
+	    echo "cai could not be installed: the lines above say why; the package registry must be reachable." >&2; exit 1; }
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	@echo "Installing the tools for tests and checks ..."
+	@$(INSTALL) --editable '.[dev]' || { \
+	    echo "The tools could not be installed: the lines above say why; the package registry must be reachable." >&2; exit 1; }
+	@touch $@

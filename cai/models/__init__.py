@@ -1,0 +1,1 @@
+"""Models behind one protocol: local, remote, scripted, and the embedded one."""
