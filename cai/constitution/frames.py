@@ -61,15 +61,14 @@ def judge_messages(
 ) -> tuple[Message, ...]:
     """The comparison of two answers; neither can close its own fence, because it cannot know the nonce."""
     nonce = fence_nonce(seed, [first, second, preference])
-    text = JUDGE.format(
-        conversation=as_text(messages), first=first, second=second, preference=preference, nonce=nonce
-    )
+    text = JUDGE.format(conversation=as_text(messages), first=first, second=second, preference=preference, nonce=nonce)
     return (Message("user", text),)
 
 
 def score_messages(messages: Sequence[Message], answer: str, preference: str, seed: int) -> tuple[Message, ...]:
-    nonce = fence_nonce(seed, [answer, preference])
-    text = SCORE.format(conversation=as_text(messages), answer=answer, preference=preference, nonce=nonce)
+    conversation = as_text(messages)
+    nonce = fence_nonce(seed, [conversation, answer, preference])
+    text = SCORE.format(conversation=conversation, answer=answer, preference=preference, nonce=nonce)
     return (Message("user", text),)
 
 

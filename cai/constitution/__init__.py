@@ -1,0 +1,1 @@
+"""Constitutions: written values as text, and the words put around them. Nothing here knows a model."""
