@@ -1,0 +1,121 @@
+"""Answer, critique, revise: the supervised half of Constitutional AI (arXiv 2212.08073, section 3) for one chunk.
+
+All rows take each step together, one call to the model for a step. A round treats the prompt and the latest revision
+as a fresh exchange, and its principle is drawn for the row and the round alone. Chunking and writing belong to the
+stage; judging a revision against the answer it came from to `judge`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from cai.constitution.frames import critique_messages, frames_digest, revision_messages
+from cai.constitution.model import Constitution, draw_principle
+from cai.errors import InputError, shorten
+from cai.feedback.clean import Step, clean, folded
+from cai.feedback.demonstrations import after_system, critique_turns
+from cai.feedback.outcome import Outcome, first_of_each
+from cai.models.protocol import Model, Request, Sampling
+from cai.records import Lineage, Message, Prompt, Reject, Revision, Round
+from cai.seeds import derive
+
+FREELY = Sampling(temperature=1.0, max_new_tokens=256)
+
+
+@dataclass(frozen=True, slots=True)
+class ReviseSettings:
+    rounds: int = 2
+    """Critiques and revisions for each answer; 0 only answers."""
+    answer: Sampling = FREELY
+    critique: Sampling = FREELY
+    revision: Sampling = FREELY
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    prompts: Mapping[str, Prompt]
+    settings: ReviseSettings
+    seed: int
+    outcome: Outcome[Revision]
+
+
+def revise(
+    prompts: Sequence[Prompt],
+    constitution: Constitution,
+    answerer: Model,
+    critic: Model,
+    settings: ReviseSettings,
+    seed: int,
+) -> Outcome[Revision]:
+    """A `Revision` for each prompt, or a reject that names the step that failed."""
+    drawn_from = _revising(constitution) if settings.rounds else constitution
+    demonstrations = critique_turns(constitution)
+    outcome: Outcome[Revision] = Outcome()
+    chunk = _Chunk({p.id: p for p in first_of_each(prompts, "revise", outcome.rejects)}, settings, seed, outcome)
+    answers = _ask(chunk, answerer, "answer", 0, {p.id: p.messages for p in chunk.prompts.values()})
+    latest = answers
+    rounds: dict[str, tuple[Round, ...]] = dict.fromkeys(answers, ())
+    for number in range(1, settings.rounds + 1):
+        drawn = {row: draw_principle(drawn_from, seed, row, number) for row in latest}
+        exchanges = {}
+        for row, text in latest.items():
+            conversation = after_system(chunk.prompts[row].messages, demonstrations)
+            exchanges[row] = critique_messages(conversation, text, drawn[row].critique)
+        critiques = _ask(chunk, critic, "critique", number, exchanges)
+        requests = {
+            row: revision_messages(exchanges[row], text, drawn[row].revision) for row, text in critiques.items()
+        }
+        revisions = _ask(chunk, critic, "revision", number, requests)
+        for row, text in revisions.items():
+            changed = folded(text) != folded(latest[row])
+            rounds[row] += (Round(drawn[row].id, critiques[row], text, changed),)
+        latest = revisions
+    criticised_by = critic.fingerprint if settings.rounds else ""
+    lineage = Lineage(constitution.behaviour_digest, frames_digest(), seed, answerer.fingerprint, criticised_by)
+    outcome.records.extend(
+        Revision(chunk.prompts[row], answers[row], rounds[row], text, lineage) for row, text in latest.items()
+    )
+    return outcome
+
+
+def _revising(constitution: Constitution) -> Constitution:
+    """The constitution as the draw sees it: only principles that say how to criticise and how to revise."""
+    usable = constitution.for_use("revise")
+    if not usable:
+        raise InputError(
+            constitution.path,
+            "no principle has both a critique and a revision text",
+            remedy="add them to at least one principle",
+        )
+    return replace(constitution, principles=usable)
+
+
+def _ask(
+    chunk: _Chunk, model: Model, step: Step, number: int, conversations: Mapping[str, tuple[Message, ...]]
+) -> dict[str, str]:
+    """What the model says to each row, cleaned. Rows it fails are rejected and missing from the result."""
+    if not conversations:
+        return {}
+    sampling = {"answer": chunk.settings.answer, "critique": chunk.settings.critique}.get(step, chunk.settings.revision)
+    replies = model.generate(
+        [
+            Request(messages, sampling, derive(step, chunk.seed, row, number), chunk.prompts[row].tools)
+            for row, messages in conversations.items()
+        ]
+    )
+    texts: dict[str, str] = {}
+    for row, reply in zip(conversations, replies, strict=True):
+        cleaned = clean(reply.text, step)
+        chunk.outcome.notes.update(f"{step}: {what} removed" for what in cleaned.removed)
+        cut = reply.finish == "length"
+        where = f"round {number}, " if number else ""
+        if cut and step != "critique":
+            detail = f"{where}no end after {reply.completion_tokens} tokens: {shorten(cleaned.text)}"
+            chunk.outcome.rejects.append(Reject(row, "revise", f"cut-off {step}", detail))
+        elif not cleaned.text:
+            detail = f"{where}the model said {shorten(reply.text)}"
+            chunk.outcome.rejects.append(Reject(row, "revise", f"empty {step}", detail))
+        else:
+            # A critique is never trained on, and half of one still tells the reviser something.
+            chunk.outcome.notes.update(["critique: cut off"] if cut else [])
+            texts[row] = cleaned.text
+    return texts
