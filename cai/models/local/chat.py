@@ -1,0 +1,249 @@
+"""Conversations as tokens: the model's own template or a named form, and where the completion starts.
+
+The rules (docs/decisions/token-boundaries.md): the prompt's ids are the template's with the generation prompt; the
+completion's ids are those of the whole conversation minus the prompt's, up to the end of the turn; a row whose prompt
+is no strict prefix is refused. What a message says never becomes a special token. Rendering lives in `templates`.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
+
+from cai.errors import CaiError, InputError
+from cai.models.local.logprobs import TokenRow
+from cai.models.local.templates import NAMED_FORMS, compiled
+from cai.records import Message, digest
+
+_PROBE = "qzx"
+_OTHER_FORM = "set `template` to one of " + ", ".join(NAMED_FORMS)
+_TEMPLATE_ERRORS = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+
+
+class RowError(CaiError):
+    """A conversation that cannot become tokens: one row's misfortune, with a short reason to count by."""
+
+    exit_code = 2
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+class ChatFormat:
+    """A tokenizer with the one template it is used with."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, name: str, form: str | None, clock: str, context: int | None
+    ) -> None:
+        self._tokenizer: Any = tokenizer
+        self._name = name
+        self._context = context
+        source, markers = self._source(form)
+        self.facts: dict[str, object] = {
+            "template": form or "the model's own",
+            "template_sha256": hashlib.sha256(source.encode()).hexdigest(),
+            "template_date": clock,
+        }
+        self.fingerprint = digest([source, clock])
+        self._render = self._compiled(source, clock)
+        self._variables = {key: str(value) for key, value in self._tokenizer.special_tokens_map.items()}
+        added = dict(self._tokenizer.added_tokens_decoder)
+        self._special_ids = {i for i, token in added.items() if token.special}
+        control = [token.content for token in added.values() if token.special or token.content in source]
+        self._tokens = _any_of(control)
+        self._markers = _any_of([marker for marker in markers if marker not in control])
+        self._folds_system = self._must_fold_system()
+        self.end_of_turn = self._end_of_turn()
+        self._lead = self._lead_of_answers()
+
+    def encode_prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()) -> tuple[int, ...]:
+        """The ids that the model continues."""
+        ids = self._ids(self._text(messages, tools, open_turn=True))
+        self._check_length(len(ids) + 1)
+        return ids
+
+    def encode(self, messages: Sequence[Message], completion: str, tools: Sequence[dict[str, object]] = ()) -> TokenRow:
+        """The conversation and the answer to it, cut where the answer starts; the end of the turn is part of it."""
+        prompt_ids = self._ids(self._text(messages, tools, open_turn=True))
+        full_ids = self._ids(self._text([*messages, Message("assistant", completion)], tools, open_turn=False))
+        completion_ids = _after(prompt_ids, full_ids)
+        if self.end_of_turn not in completion_ids:
+            raise RowError("turn does not end", "the template writes no end of turn after this answer")
+        end = completion_ids.index(self.end_of_turn) + 1
+        self._check_length(len(prompt_ids) + end)
+        return TokenRow(prompt_ids, completion_ids[:end])
+
+    def encode_choices(
+        self, messages: Sequence[Message], continuations: Sequence[str]
+    ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+        """The prompt's ids, and those of each text that might open the answer, as they are in an answer."""
+        text = self._text(messages, (), open_turn=True)
+        prompt_ids = self._ids(text)
+        options = []
+        for continuation in continuations:
+            opened = text + self._lead + mark_control_tokens(continuation, self._tokens)
+            options.append(_after(prompt_ids, self._ids(opened)))
+            self._check_length(len(prompt_ids) + len(options[-1]))
+        return prompt_ids, options
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of drawn ids, without special tokens."""
+        return self._tokenizer.decode(  # type: ignore[no-any-return]
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+    def room_after(self, prompt_ids: Sequence[int], wanted: int) -> int:
+        """How many tokens may follow a prompt: those wanted, or what is left of the model's context."""
+        return wanted if self._context is None else min(wanted, self._context - len(prompt_ids))
+
+    def _source(self, form: str | None) -> tuple[str, tuple[str, ...]]:
+        names = ", ".join(NAMED_FORMS)
+        if form is None:
+            own = self._tokenizer.chat_template
+            source = own.get("default") if isinstance(own, dict) else own
+            if not source:
+                raise InputError(
+                    self._name, "the model has no chat template", None, f"set `template` to one of {names}"
+                )
+            return source, ()
+        if form not in NAMED_FORMS:
+            raise InputError("template", "there is no chat form of this name", form, f"choose among {names}")
+        named = NAMED_FORMS[form]
+        missing = [token for token in named.needs if token not in self._tokenizer.get_vocab()]
+        if missing or not self._tokenizer.eos_token:
+            lacks = missing[0] if missing else "an end-of-sequence token"
+            raise InputError(
+                self._name,
+                f"the chat form {form} does not fit: the tokenizer lacks {lacks}",
+                None,
+                "choose another form",
+            )
+        return named.source, named.markers
+
+    def _compiled(self, source: str, clock: str) -> Callable[..., str]:
+        try:
+            return compiled(source, clock)
+        except TemplateError as error:
+            raise InputError(self._name, f"its chat template is broken: {error}", None, _OTHER_FORM) from error
+        except ValueError as error:
+            raise InputError("clock", f"is no date: {error}", clock, "write it as 2026-01-31") from error
+
+    def _text(self, messages: Sequence[Message], tools: Sequence[dict[str, object]], open_turn: bool) -> str:
+        if not messages:
+            raise RowError("no messages", "a conversation needs at least one message")
+        folded = _with_system_folded(messages) if self._folds_system else messages
+        plain = [self._plain(message) for message in folded]
+        try:
+            return self._render(
+                **self._variables,
+                messages=mark_control_tokens(plain, self._tokens),
+                tools=mark_control_tokens(list(tools), self._tokens) or None,
+                documents=None,
+                add_generation_prompt=open_turn,
+                # Reasoning stays out of answers, verdicts and loss; a template without the switch ignores it.
+                enable_thinking=False,
+            )
+        except _TEMPLATE_ERRORS as error:
+            raise RowError("template refused", f"{type(error).__name__}: {error}") from error
+
+    def _plain(self, message: Message) -> dict[str, object]:
+        """A message as templates know it; markers of a named form get a space after their first character."""
+        content = self._markers.sub(lambda found: f"{found[0][0]} {found[0][1:]}", message.content)
+        plain: dict[str, object] = {"role": message.role, "content": content}
+        if message.tool_calls:
+            plain["tool_calls"] = list(message.tool_calls)
+        if message.tool_call_id is not None:
+            plain["tool_call_id"] = message.tool_call_id
+        return plain
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        try:
+            return tuple(encode_marked_chat(self._tokenizer, text))
+        except ValueError as error:
+            raise RowError("special token in content", str(error)) from error
+
+    def _check_length(self, length: int) -> None:
+        if self._context is not None and length > self._context:
+            raise RowError("too long", f"{length} tokens do not fit the model's context of {self._context}")
+
+    def _must_fold_system(self) -> bool:
+        """Whether the template refuses system messages or drops them; then they open the first user turn instead."""
+        self._folds_system = False
+        try:
+            return _PROBE not in self._text([Message("system", _PROBE), Message("user", "x")], (), open_turn=True)
+        except RowError:
+            return True
+
+    def _end_of_turn(self) -> int:
+        """The special token that the template writes after an answer, found by rendering one."""
+        question = [Message("user", "x")]
+        try:
+            prompt_ids = self._ids(self._text(question, (), open_turn=True))
+            full_ids = self._ids(self._text([*question, Message("assistant", _PROBE)], (), open_turn=False))
+            answer = _after(prompt_ids, full_ids)
+        except RowError as error:
+            raise InputError(
+                self._name, f"its chat template cannot be used: {error.detail}", None, _OTHER_FORM
+            ) from error
+        said = next((k for k in range(1, len(answer) + 1) if _PROBE in self.text(answer[:k])), len(answer))
+        for token in answer[said:]:
+            if token in self._special_ids:
+                return token
+        raise InputError(
+            self._name,
+            "its chat template ends no answer with a special token, so no reply would end",
+            None,
+            _OTHER_FORM,
+        )
+
+    def _lead_of_answers(self) -> str:
+        """What stands between the generation prompt and an answer's first word: a space in the Llama-2 form."""
+        question = [Message("user", "x")]
+        prompt = self._text(question, (), open_turn=True)
+        full = self._text([*question, Message("assistant", _PROBE)], (), open_turn=False)
+        return full.removeprefix(prompt).partition(_PROBE)[0] if full.startswith(prompt) else ""
+
+
+def _after(prompt_ids: tuple[int, ...], full_ids: tuple[int, ...]) -> tuple[int, ...]:
+    if full_ids[: len(prompt_ids)] == prompt_ids and len(full_ids) > len(prompt_ids):
+        return full_ids[len(prompt_ids) :]
+    pairs = zip(prompt_ids, full_ids, strict=False)
+    same = next((k for k, (ours, theirs) in enumerate(pairs) if ours != theirs), len(full_ids))
+    raise RowError(
+        "prompt is not a prefix",
+        f"with the answer the template or tokenizer writes another prompt, from token {same} of {len(prompt_ids)} on",
+    )
+
+
+def _with_system_folded(messages: Sequence[Message]) -> list[Message]:
+    """System texts, then a blank line, before the first user message."""
+    system = [message.content for message in messages if message.role == "system"]
+    rest = [message for message in messages if message.role != "system"]
+    first = next((k for k, message in enumerate(rest) if message.role == "user"), None)
+    if not system or first is None:
+        return rest
+    rest[first] = Message("user", "\n\n".join([*system, rest[first].content]))
+    return rest
+
+
+def _any_of(texts: Sequence[str]) -> re.Pattern[str]:
+    longest_first = sorted(set(texts), key=lambda text: (-len(text), text))
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")

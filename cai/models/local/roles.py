@@ -1,0 +1,76 @@
+"""The roles that adapters play: a trainable policy and its frozen reference on one base model.
+
+The reference costs no second model: it is the base with the adapter off, or, when training goes on from an adapter, a
+frozen copy of that adapter. What is done with the log-probabilities is `cai.train`'s business.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from cai.models.local.logprobs import TokenLogps, TokenRow, completion_logps
+from cai.models.local.lora import Origin
+from cai.models.local.view import Bench, LocalModel
+from cai.records import digest
+
+
+class Trainee:
+    """A trainable adapter on the workbench's base, and the frozen one it is compared with."""
+
+    def __init__(
+        self, bench: Bench, names: tuple[str, str | None], origin: Origin, base_name: str, base_fingerprint: str
+    ) -> None:
+        self._bench = bench
+        self._network = bench.loaded.network
+        self._adapters = bench.adapters
+        self.policy, self.reference = names
+        self._origin = origin
+        self._base_name = base_name
+        self._base_fingerprint = base_fingerprint
+        for parameter in self.parameters().values():
+            parameter.requires_grad_(True)
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The LoRA weights and nothing else, sorted by name."""
+        return self._adapters.parameters(self.policy)
+
+    def policy_logps(self, rows: Sequence[TokenRow], dropout_seed: int | None = None) -> TokenLogps:
+        """With gradients. Dropout is off, unless fine-tuning gives the seed to draw it from."""
+        with self._bench.lock, self._adapters.active(self.policy):
+            if dropout_seed is None:
+                return completion_logps(self._network, rows)
+            devices = [self._network.device] if self._network.device.type == "cuda" else []
+            with torch.random.fork_rng(devices):
+                torch.manual_seed(dropout_seed)
+                self._adapters.train(self.policy, dropout=True)
+                try:
+                    return completion_logps(self._network, rows)
+                finally:
+                    self._adapters.train(self.policy, dropout=False)
+
+    def reference_logps(self, rows: Sequence[TokenRow]) -> TokenLogps:
+        """Without gradients, on the same kernel path as the policy."""
+        with self._bench.lock, torch.no_grad(), self._adapters.active(self.reference):
+            return completion_logps(self._network, rows)
+
+    def view(self) -> LocalModel:
+        """The policy as it is when asked, to probe between steps."""
+        return LocalModel(self._bench, f"{self._base_name}+training", self.policy, self._fingerprint)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """A copy of the weights on the CPU, for a checkpoint."""
+        return {name: p.detach().cpu().clone() for name, p in self.parameters().items()}
+
+    def load_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Go back to a `state`; `ValueError` names the first tensor that does not fit."""
+        self._adapters.load(self.policy, tensors)
+
+    def save(self, folder: Path) -> None:
+        """A plain PEFT folder that transformers and peft load without this project."""
+        self._adapters.write(self.policy, folder, self._origin)
+
+    def _fingerprint(self) -> str:
+        values = {name: hashlib.sha256(p.numpy().tobytes()).hexdigest() for name, p in self.state().items()}
+        return digest([self._base_fingerprint, values])

@@ -1,0 +1,138 @@
+"""The typed adapter around what transformers and bitsandbytes leave untyped: loading weights and tokenizer, and the two
+repairs that bitsandbytes needs. PEFT has its own adapter in `lora`.
+
+The repairs (docs/decisions/bitsandbytes-trap.md): `Linear4bit` must not repack its weights for the bf16 kernel of
+CPUs with AVX512-BF16, and importing bitsandbytes must not ask the hub for kernels.
+"""
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from cai.models.local.spec import Quantization
+
+SKIPPED_MODULES = ["lm_head", "embed_out", "output", "score", "v_head", "value_head"]
+"""Never quantised. Naming them replaces the default list, which would quantise a `score` head silently."""
+
+
+@contextmanager
+def _no_hub_kernels() -> Iterator[None]:
+    """Importing bitsandbytes downloads kernels when the package `kernels` is installed: hide it meanwhile."""
+    log = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    missing = object()
+    hidden: Any = sys.modules.get("kernels", missing)
+    sys.modules["kernels"] = None  # type: ignore[assignment]
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        if hidden is missing:
+            del sys.modules["kernels"]
+        else:
+            sys.modules["kernels"] = hidden
+
+
+# Before transformers and peft, which import it themselves.
+with _no_hub_kernels():
+    import bitsandbytes
+
+from transformers import (  # noqa: E402
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging  # noqa: E402
+
+transformers_logging.disable_progress_bar()
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+
+
+def load_network(folder: Path, quantization: Quantization, device: str) -> PreTrainedModel:
+    """The model in eval mode with every parameter frozen, quantised while it loads."""
+    with warnings.catch_warnings():
+        # bitsandbytes quantises int8 through fp16 and says so for each layer.
+        warnings.filterwarnings("ignore", message=".*MatMul8bitLt.*")
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=compute_dtype(device),
+            device_map={"": device},
+            quantization_config=quantization_config(quantization, device),
+        )
+    model.requires_grad_(False)
+    model.eval()
+    for layer in four_bit_layers(model):
+        layer.support_avx512bf16_for_cpu = False
+    return model
+
+
+def compute_dtype(device: str) -> torch.dtype:
+    """A CPU computes in fp32, where it is exact and as fast; a GPU in bf16."""
+    return torch.float32 if device == "cpu" else torch.bfloat16
+
+
+def quantization_config(quantization: Quantization, device: str) -> BitsAndBytesConfig | None:
+    """What plain transformers needs to load the base exactly as we do."""
+    if quantization == "none":
+        return None
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=SKIPPED_MODULES)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype(device),
+        llm_int8_skip_modules=SKIPPED_MODULES,
+    )
+
+
+def four_bit_layers(model: PreTrainedModel) -> list[Any]:
+    return [module for module in model.modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
+
+
+def keep_dense_copies(model: PreTrainedModel) -> int:
+    """Give every 4-bit layer an fp32 copy of exactly what its 4 bits say, and compute with it; the bytes that takes.
+
+    On a CPU each forward pass through a 4-bit layer unpacks it first; for short rows that costs more than the product.
+    The copy is a cache: the 4-bit weights stay what is saved, hashed and frozen, and the results are the same bits.
+    """
+    held = 0
+    for layer in four_bit_layers(model):
+        dense = dequantised(layer)
+        held += dense.nbytes
+        layer.forward = _DenseForward(dense, layer.bias)
+    return held
+
+
+def dequantised(layer: Any) -> torch.Tensor:
+    """The matrix that a 4-bit layer stands for, in fp32."""
+    weight = layer.weight
+    dense = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
+    return dense.to(torch.float32)  # type: ignore[no-any-return]
+
+
+class _DenseForward:
+    """A 4-bit layer's forward pass on the cached copy of its weight."""
+
+    def __init__(self, dense: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self._dense = dense
+        self._bias = bias
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.linear(x, self._dense, self._bias)

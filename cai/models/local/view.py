@@ -1,0 +1,116 @@
+"""A model as the rest of the project sees it: the base, or an adapter on it, that answers and weighs.
+
+Many views share one resident network. Each call takes the network's lock and switches its own adapter on, so views may
+be used from several threads, one call at a time.
+"""
+
+import threading
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from cai.models.local.chat import RowError
+from cai.models.local.choices import choice_logps
+from cai.models.local.decode import Decoded, DecodeRow, Decoding, decode
+from cai.models.local.loading import Loaded
+from cai.models.local.lora import Adapters
+from cai.models.protocol import Choice, ChoiceRequest, Reply, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What all views of a workbench share."""
+
+    loaded: Loaded
+    adapters: Adapters
+    lock: threading.RLock
+
+
+class LocalModel:
+    """One role of the resident model: answers conversations and weighs given continuations."""
+
+    def __init__(self, bench: Bench, name: str, adapter: str | None, fingerprint: Callable[[], str]) -> None:
+        self.name = name
+        self._bench = bench
+        self._adapter = adapter
+        self._fingerprint = fingerprint
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of weights, adapter, quantisation and template; an adapter in training changes it."""
+        return self._fingerprint()
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        """Every answer, in the order asked. A conversation that cannot become tokens raises `RowError`."""
+        if not requests:
+            return []
+        rows = [self._row(request) for request in requests]
+        with self._bench.lock, self._bench.adapters.active(self._adapter):
+            decoded = decode(self._bench.loaded.network, rows, self._ending(requests))
+        return [self._reply(*both) for both in zip(requests, rows, decoded, strict=True)]
+
+    def choose(self, requests: Sequence[ChoiceRequest]) -> list[Choice]:
+        """The summed log-probability of each continuation as the opening of the answer; nothing is generated."""
+        encoded = [self._bench.loaded.chat.encode_choices(r.messages, r.continuations) for r in requests]
+        with self._bench.lock, self._bench.adapters.active(self._adapter), torch.inference_mode():
+            sums = choice_logps(self._bench.loaded.network, encoded)
+        return [Choice(tuple(row)) for row in sums]
+
+    def stream(self, request: Request) -> Generator[str, None, Reply]:
+        """The answer in pieces as it comes, and at the end the reply that `generate` gives."""
+        row = self._row(request)
+        decoding = Decoding(self._bench.loaded.network, [row], self._ending([request]))
+        sent = 0
+        while not decoding.done():
+            with self._bench.lock, self._bench.adapters.active(self._adapter):
+                decoding.step()
+            text = self._text(request, decoding.drawn(0))
+            safe = len(text) if decoding.done() else _safe_length(text, request.sampling.stop)
+            if safe > sent:
+                yield text[sent:safe]
+                sent = safe
+        return self._reply(request, row, decoding.results()[0])
+
+    def _row(self, request: Request) -> DecodeRow:
+        prompt_ids = self._bench.loaded.chat.encode_prompt(request.messages, request.tools)
+        room = self._bench.loaded.chat.room_after(prompt_ids, request.sampling.max_new_tokens)
+        if room < 1:
+            raise RowError("no room", f"an answer of {request.sampling.max_new_tokens} tokens was asked for")
+        return DecodeRow(prompt_ids, replace(request.sampling, max_new_tokens=room), request.seed)
+
+    def _ending(self, requests: Sequence[Request]) -> Callable[[int, Sequence[int]], bool]:
+        stop_ids, chat = self._bench.loaded.stop_ids, self._bench.loaded.chat
+        # A stop text of n bytes lies within the last n tokens, the newest may reach beyond it, and the first of a
+        # decoded tail may lose its space.
+        tails = [max((len(stop.encode()) for stop in r.sampling.stop), default=0) + 2 for r in requests]
+
+        def ended(i: int, ids: Sequence[int]) -> bool:
+            if ids[-1] in stop_ids:
+                return True
+            stops = requests[i].sampling.stop
+            return bool(stops) and any(stop in chat.text(ids[-tails[i] :]) for stop in stops)
+
+        return ended
+
+    def _reply(self, request: Request, row: DecodeRow, decoded: Decoded) -> Reply:
+        text = self._text(request, decoded.ids)
+        return Reply(text, decoded.finish, len(row.prompt_ids), len(decoded.ids), decoded.ids)
+
+    def _text(self, request: Request, ids: Sequence[int]) -> str:
+        """The text before the first stop; the end-of-turn id says nothing."""
+        said = ids[:-1] if ids and ids[-1] in self._bench.loaded.stop_ids else ids
+        text = self._bench.loaded.chat.text(said)
+        cuts = [text.find(stop) for stop in request.sampling.stop]
+        return text[: min((cut for cut in cuts if cut >= 0), default=len(text))]
+
+
+def _safe_length(text: str, stops: Sequence[str]) -> int:
+    """How much of an unfinished text cannot change any more: no half character at its end, no stop that has begun."""
+    safe = len(text.rstrip("�"))
+    for stop in stops:
+        for k in range(min(len(stop), safe), 0, -1):
+            if text[:safe].endswith(stop[:k]):
+                safe -= k
+                break
+    return safe
