@@ -1,0 +1,1 @@
+"""Trainers: they take rows, a trainee, a folder and a `probe`, and know nothing of constitutions, judges or runs."""

@@ -1,0 +1,69 @@
+"""What a pipeline file may say about training."""
+
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from cai.train.config import DpoConfig, SftConfig
+from cai.train.losses import LOSSES
+
+
+def test_defaults_are_the_vetted_recipe() -> None:
+    sft, dpo = SftConfig(), DpoConfig()
+    assert (sft.learning_rate, sft.weight_decay, sft.max_grad_norm) == (2e-4, 0.0, 1.0)
+    assert (dpo.learning_rate, dpo.beta, dpo.loss, dpo.labels, dpo.log_ratios) == (5e-5, 0.1, "dpo", "soft", "sum")
+
+
+def test_numbers_may_come_as_text_as_the_yaml_reader_leaves_them() -> None:
+    config = DpoConfig.model_validate({"learning_rate": "1e-4", "epochs": "3", "beta": "0.05"})
+    assert (config.learning_rate, config.epochs, config.beta) == (1e-4, 3, 0.05)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"learning_rat": 1e-4},
+        {"learning_rate": 0},
+        {"learning_rate": "nan"},
+        {"max_grad_norm": "inf"},
+        {"epochs": 0},
+        {"epochs": 1.5},
+        {"batch_size": 0},
+        {"warmup": 1},
+        {"schedule": "step"},
+        {"beta": 0},
+        {"loss": "kto"},
+        {"labels": "fuzzy"},
+        {"label_smoothing": 0.5, "loss": "robust"},
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        DpoConfig.model_validate(wrong)
+
+
+def test_a_loss_never_ignores_label_smoothing() -> None:
+    for name in ("dpo", "hinge", "ipo"):
+        with pytest.raises(ValidationError, match="remove it"):
+            DpoConfig.model_validate({"loss": name, "label_smoothing": 0.1})
+    for name in ("cdpo", "robust"):
+        with pytest.raises(ValidationError, match="needs label_smoothing"):
+            DpoConfig.model_validate({"loss": name})
+        assert DpoConfig.model_validate({"loss": name, "label_smoothing": 0.1}).label_smoothing == 0.1
+
+
+def test_every_loss_can_be_named_in_a_config_and_every_name_has_a_loss() -> None:
+    choices = DpoConfig.model_json_schema()["properties"]["loss"]["enum"]
+    assert sorted(choices) == sorted(LOSSES)
+
+
+def test_every_field_is_documented() -> None:
+    for kind in (SftConfig, DpoConfig):
+        assert [name for name, field in kind.model_fields.items() if not field.description] == []
+
+
+def test_a_config_loads_without_torch() -> None:
+    code = "import sys, cai.train.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
