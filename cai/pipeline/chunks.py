@@ -1,0 +1,109 @@
+"""Work in chunks: each chunk's records and rejects are committed together, and a chunk that is there is never redone.
+
+What a chunk is and does is the stage's; that all inputs of the stage ended somewhere is checked here from the files.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeVar, cast
+
+from cai.errors import CaiError, Interrupted
+from cai.feedback.outcome import Identified
+from cai.journal import Journal, read_lines
+from cai.pipeline.events import Event, Finished
+from cai.records import Reject, to_line
+
+Row = TypeVar("Row", bound=Identified)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What came of one chunk. `inputs` is counted before the work, by someone else than who counts the records."""
+
+    inputs: int
+    records: Sequence[object]
+    rejects: Sequence[Reject] = ()
+    notes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """`size` is only for progress; `work` is called when the chunk is not there yet."""
+
+    size: int
+    work: Callable[[], Made]
+
+
+def chunked(stage: str, rows: Sequence[Row], size: int, work: Callable[[Sequence[Row]], Made]) -> list[Chunk]:
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    return [Chunk(len(part), partial(_surviving, stage, part, work)) for part in parts]
+
+
+def work_in_chunks(
+    name: str, chunks: Sequence[Chunk], folder: Path, stop: Callable[[], bool]
+) -> Generator[Event, None, Finished]:
+    total = sum(chunk.size for chunk in chunks)
+    with Journal(folder) as journal:
+        done = sum(chunk.size for chunk in chunks[: journal.chunks])
+        if done:
+            yield _progress(name, done, total, journal.notes)
+        for chunk in chunks[journal.chunks :]:
+            if stop():
+                raise Interrupted(f"{name}: stopped after {done} of {total}; the same command goes on from here")
+            made = chunk.work()
+            lines = {"records": [to_line(r) for r in made.records], "rejects": [to_line(r) for r in made.rejects]}
+            reasons = Counter(reject.reason for reject in made.rejects)
+            journal.commit(lines, {"inputs": made.inputs, "rejects": dict(reasons), "notes": dict(made.notes)})
+            done += chunk.size
+            yield _progress(name, done, total, journal.notes)
+        notes = journal.notes
+    rejects, counted = _summed(notes, "rejects"), _summed(notes, "notes")
+    inputs = sum(cast(int, note["inputs"]) for note in notes)
+    return balanced(name, folder, Finished(inputs, _count(folder, "records"), rejects, counted))
+
+
+def balanced(name: str, folder: Path, finished: Finished) -> Finished:
+    """The same, if every input is an output or a reject, and the files say so too."""
+    rejects = sum(finished.rejects.values())
+    on_disk = (_count(folder, "records"), _count(folder, "rejects"))
+    if finished.inputs != finished.outputs + rejects or on_disk != (finished.outputs, rejects):
+        raise CaiError(
+            f"{name}: {finished.inputs} inputs became {finished.outputs} records and {rejects} rejects, and the files "
+            f"hold {on_disk[0]} and {on_disk[1]}; rows were lost or doubled, which is an error in this program"
+        )
+    return finished
+
+
+def _surviving(stage: str, rows: Sequence[Row], work: Callable[[Sequence[Row]], Made]) -> Made:
+    """The work done on all rows at once; where one of them cannot become tokens, on halves, until it stands alone."""
+    from cai.models.local.chat import RowError
+
+    try:
+        return work(rows)
+    except RowError as error:
+        if len(rows) == 1:
+            return Made(1, [], [Reject(rows[0].id, stage, error.reason, error.detail)])
+    half = len(rows) // 2
+    first, second = (_surviving(stage, part, work) for part in (rows[:half], rows[half:]))
+    notes = Counter(first.notes) + Counter(second.notes)
+    records, rejects = [*first.records, *second.records], [*first.rejects, *second.rejects]
+    return Made(first.inputs + second.inputs, records, rejects, notes)
+
+
+def _count(folder: Path, stream: str) -> int:
+    return sum(1 for _ in read_lines(folder / f"{stream}.jsonl"))
+
+
+def _progress(name: str, done: int, total: int, notes: Iterable[Mapping[str, object]]) -> Event:
+    rejects = sum(sum(cast(dict[str, int], note["rejects"]).values()) for note in notes)
+    return Event("progress", name, {"done": done, "total": total, "rejects": rejects})
+
+
+def _summed(notes: Iterable[Mapping[str, object]], key: str) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for note in notes:
+        total.update(cast(dict[str, int], note[key]))
+    return dict(sorted(total.items()))

@@ -1,0 +1,177 @@
+"""What a user may set about each stage kind and about the run around them. No torch here.
+
+A field is documented once, beneath itself. Training settings come from `train.config`; which stage reads which lives
+in `sources`.
+"""
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from cai.models.local.spec import ModelSpec
+from cai.train.config import DpoConfig, SftConfig
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Half = Annotated[float, Field(ge=0.5, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+_STRICT = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class PromptSet(BaseModel):
+    model_config = _STRICT
+
+    source: str = Field(alias="from")
+    """`tiny/align`, `tiny/test`, or a file: JSON Lines with `prompt` or `messages`, or text with one prompt a line."""
+    limit: Count | None = None
+    """Take this many: a file's first ones; of an embedded set, as many of each class as of the others."""
+
+
+class PromptSettings(BaseModel):
+    model_config = _STRICT
+
+    train: PromptSet | None = None
+    """What the model answers, revises and is trained on."""
+    test: PromptSet | None = None
+    """What it is evaluated on, and never trained on."""
+
+
+class ReviseConfig(BaseModel):
+    """Answer, then critique and revise by drawn principles."""
+
+    model_config = _STRICT
+
+    rounds: int = Field(default=2, ge=1, le=16)
+    """Critique-and-revision rounds for each prompt; each draws a principle by its weight."""
+    temperature: float = Field(default=1.0, ge=0)
+    """Sampling temperature of answers, critiques and revisions; 0 takes the likeliest token."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """The share of probability that is sampled from."""
+    max_new_tokens: Count = 256
+    """The longest answer, critique or revision."""
+    chunk: Count = 64
+    """Prompts committed together. It is part of the plan: another size is another batch."""
+
+
+class PreferConfig(BaseModel):
+    """Make pairs of answers and have them judged by the constitution, in both orders."""
+
+    model_config = _STRICT
+
+    pairs: Literal["revisions", "samples"] = "revisions"
+    """Original against revision, or new answers against each other."""
+    samples: int = Field(default=2, ge=2, le=16)
+    """Answers sampled for each prompt, where pairs are samples."""
+    source: str | None = Field(default=None, alias="from")
+    """Who samples: `base` or an earlier training stage; the last one before if not said."""
+    principles: Literal["all", "drawn"] = "all"
+    """Judge by every principle, or by one drawn for each pair."""
+    tie_below: Half = 0.6
+    """A pair whose better answer is less sure than this is a tie."""
+    contradiction_beyond: Half = 0.7
+    """Where the two orders disagree, and each is at least this sure, the pair is a contradiction."""
+    temperature: float = Field(default=1.0, ge=0)
+    """Sampling temperature of the sampled answers."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """The share of probability that is sampled from."""
+    max_new_tokens: Count = 256
+    """The longest sampled answer."""
+    chunk: Count = 64
+    """Revisions or prompts committed together. It is part of the plan: another size is another batch."""
+
+    @model_validator(mode="after")
+    def _revisions_have_no_sampler(self) -> Self:
+        if self.pairs == "revisions" and self.source is not None:
+            raise ValueError("pairs of revisions are not sampled from a model; remove 'from', or set pairs: samples")
+        return self
+
+
+class SftStageConfig(SftConfig):
+    """Train a fresh adapter on revisions and on helpful answers."""
+
+    model_config = _STRICT
+
+    revisions: Literal["last", "all"] = "last"
+    """Train on the final revision, or on the revision of every round that changed something."""
+    helpful: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+    """Answers that no critic changed: up to 1, the share of them to train on as well; above 1, how many."""
+
+    @model_validator(mode="after")
+    def _helpful_is_a_share_or_a_count(self) -> Self:
+        if self.helpful > 1 and self.helpful != int(self.helpful):
+            raise ValueError("helpful must be a share up to 1, or a whole number")
+        return self
+
+
+class DpoStageConfig(DpoConfig):
+    """Train on judged pairs, from the last supervised adapter or from the base."""
+
+    model_config = _STRICT
+
+    source: str | None = Field(default=None, alias="from")
+    """What to train on from: `base` or an earlier training stage; the last one before if not said."""
+    pairs: Literal["all", "revisions", "samples"] = "all"
+    """Which of the earlier preferences to train on."""
+    min_p: Half = 0.5
+    """Leave out pairs of which the judge was less sure than this."""
+
+
+class EvaluateConfig(BaseModel):
+    """Ask the base, every supervised model and the final one the same questions, and compare."""
+
+    model_config = _STRICT
+
+    suites: tuple[str, ...] = Field(default=("tiny",), min_length=1)
+    """What to measure."""
+    judge_pairs: int = Field(default=400, ge=0)
+    """Suite `tiny`: pairs of which the truth is known, to measure the base as a judge on; 0 measures nothing."""
+    chunk: Count = 64
+    """Prompts committed together. It is part of the plan: another size is another batch."""
+
+
+StageConfig = ReviseConfig | PreferConfig | SftStageConfig | DpoStageConfig | EvaluateConfig
+
+KINDS: dict[str, type[StageConfig]] = {
+    "revise": ReviseConfig,
+    "prefer": PreferConfig,
+    "sft": SftStageConfig,
+    "dpo": DpoStageConfig,
+    "evaluate": EvaluateConfig,
+}
+TRAINING = ("sft", "dpo")
+
+
+class PipelineSpec(BaseModel):
+    """A pipeline file, with each stage's settings as they were written: `Pipeline.stages` has them parsed."""
+
+    model_config = _STRICT
+
+    name: str
+    """The run's name: its folder below `runs`, and the report's title. It changes no result."""
+    seed: int = Field(default=0, ge=0)
+    """Everything random in the run is drawn from this."""
+    constitution: str
+    """The constitution's file."""
+    model: ModelSpec
+    """The one base model of the run, and the shape of its adapters."""
+    prompts: PromptSettings
+    """What the model is asked."""
+    stages: tuple[dict[str, dict[str, object]], ...] = Field(min_length=1)
+    """What is done, in order: one stage kind each, with its settings."""
+
+    @field_validator("name")
+    @classmethod
+    def _name_can_be_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", name):
+            raise ValueError("must be letters, digits, '.', '_' and '-' only, at most 80, with a letter or digit first")
+        return name
+
+    @model_validator(mode="after")
+    def _adapters_have_a_shape(self) -> Self:
+        lora = self.model.lora
+        if lora.rank < 1 or lora.alpha < 1:
+            raise ValueError(f"model.lora: rank and alpha must be 1 or more, got {lora.rank} and {lora.alpha}")
+        if not 0 <= lora.dropout < 1:
+            raise ValueError(f"model.lora.dropout must be 0 or more and below 1, got {lora.dropout}")
+        return self

@@ -1,0 +1,127 @@
+"""What a stage reads, and the digest that names its folder.
+
+The digest holds the stage's kind, version and settings, the seed, the model, and the content of everything it reads:
+prompts, principles, records and adapters. A run's name, its folder and the place of a file are not in it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cai.constitution.frames import frames_digest
+from cai.constitution.model import Constitution
+from cai.manifest import Manifest
+from cai.pipeline.configs import TRAINING
+from cai.pipeline.desk import Desk
+from cai.pipeline.sources import Stage
+from cai.pipeline.spec import Pipeline
+from cai.records import Prompt, as_dict, digest
+
+ADAPTER = "adapter"
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished stage."""
+
+    stage: Stage
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def adapter(self) -> Path:
+        return self.folder / ADAPTER
+
+    @property
+    def adapter_digest(self) -> str:
+        """Of the weights: the files beside them name paths of this machine."""
+        files = {name: fact.sha256 for name, fact in self.manifest.files.items() if name.startswith(f"{ADAPTER}/")}
+        weights = {name: sha256 for name, sha256 in files.items() if name.endswith(".safetensors")}
+        assert weights, f"{self.folder} has no adapter"
+        return digest(weights)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files and values that one stage reads; paths are of other stages' folders and adapters."""
+
+    name: str
+    seed: int
+    constitution: Constitution
+    prompts: tuple[Prompt, ...]
+    revisions: tuple[Path, ...]
+    preferences: tuple[Path, ...]
+    start: Path | None
+    models: dict[str, Path | None]
+    digests: dict[str, str]
+
+
+def gather(pipeline: Pipeline, stage: Stage, done: Mapping[int, Done], fingerprint: Callable[[], str]) -> Inputs:
+    """What this stage reads, once the stages before it are done."""
+    sources = stage.sources
+    prompts = {"train": pipeline.train, "test": pipeline.test, None: ()}[sources.prompts]
+    digests = {"model": fingerprint()}
+    if sources.prompts:
+        digests["prompts"] = digest([as_dict(prompt) for prompt in prompts])
+    if sources.constitution:
+        digests |= {"constitution": pipeline.constitution.behaviour_digest, "frames": frames_digest()}
+    # Counted among themselves: what the stages before made decides, not where they stand.
+    for what, numbers in (("revisions", sources.revisions), ("preferences", sources.preferences)):
+        for i, number in enumerate(numbers, 1):
+            digests[f"{what} {i}"] = done[number].manifest.files["records.jsonl"].sha256
+    if stage.kind in TRAINING:
+        digests["lora"] = digest(asdict(pipeline.model.lora))
+    if sources.start:
+        digests["adapter start"] = done[sources.start].adapter_digest
+    for name, trained in sources.models.items():
+        digests[f"adapter {name}"] = done[trained].adapter_digest if trained else "none"
+    return Inputs(
+        name=stage.name,
+        seed=pipeline.spec.seed,
+        constitution=pipeline.constitution,
+        prompts=prompts,
+        revisions=tuple(done[number].folder for number in sources.revisions),
+        preferences=tuple(done[number].folder for number in sources.preferences),
+        start=done[sources.start].adapter if sources.start else None,
+        models={name: done[number].adapter if number else None for name, number in sources.models.items()},
+        digests=digests,
+    )
+
+
+def stage_digest(stage: Stage, version: int, inputs: Inputs) -> str:
+    settings = stage.config.model_dump(mode="json", by_alias=True)
+    return digest([stage.kind, version, settings, inputs.seed, inputs.digests])
+
+
+def stage_facts(stage: Stage, inputs: Inputs, desk: Desk) -> dict[str, object]:
+    """What a finished stage's manifest says of how it was made: enough to trace a record without any other file."""
+    facts: dict[str, object] = {
+        "config": stage.config.model_dump(mode="json", by_alias=True),
+        "seed": inputs.seed,
+        "machine": desk.workbench().facts,
+    }
+    if stage.sources.constitution:
+        facts["constitution"] = constitution_facts(inputs.constitution)
+    if stage.kind not in TRAINING:
+        names = {"base": None, **{_owner(path): path for path in (inputs.start, *inputs.models.values()) if path}}
+        facts["models"] = {desk.view(path).fingerprint: name for name, path in names.items()}
+    return facts
+
+
+def constitution_facts(constitution: Constitution) -> dict[str, object]:
+    texts = {
+        p.id: {"critique": p.critique, "revision": p.revision, "preference": p.preference, "weight": p.weight}
+        for p in constitution.principles
+    }
+    return {
+        "id": constitution.id,
+        "version": constitution.version,
+        "title": constitution.title,
+        "digest": constitution.behaviour_digest,
+        "principles": texts,
+    }
+
+
+def _owner(adapter: Path) -> str:
+    """The training stage that made an adapter."""
+    return adapter.parent.name.rpartition("-")[0]

@@ -1,0 +1,132 @@
+"""Runs a pipeline: every stage in order, done ones skipped, half-done ones resumed, nothing overwritten.
+
+A run folder belongs to one process at a time. Everything that can be refused is refused before the first file of a run
+is written; a stage counts as done when its manifest is there, and that is written last. What a stage does lives in its
+own module; the files about the run as a whole in `logbook`.
+"""
+
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+from cai.files import folder_lock
+from cai.journal import Journal
+from cai.manifest import read_manifest, verify_manifest, write_manifest
+from cai.pipeline.configs import TRAINING
+from cai.pipeline.desk import Desk
+from cai.pipeline.events import Event
+from cai.pipeline.inputs import Done, Inputs, gather, stage_digest, stage_facts
+from cai.pipeline.logbook import Logbook
+from cai.pipeline.sources import Stage
+from cai.pipeline.spec import Pipeline
+from cai.pipeline.stages import VERSIONS, run_stage
+from cai.pipeline.summary import summarise
+
+__all__ = ["RUNS", "Event", "never", "run_folder", "run_pipeline"]
+
+RUNS = Path("runs")
+
+
+def never() -> bool:
+    return False
+
+
+def run_folder(pipeline: Pipeline, out: Path | str | None = None) -> Path:
+    return Path(out) if out is not None else RUNS / pipeline.spec.name
+
+
+def run_pipeline(
+    pipeline: Pipeline, out: Path | str | None = None, stop: Callable[[], bool] = never
+) -> Iterator[Event]:
+    """Do what is not done yet. `stop` is asked between chunks and between updates, and makes this raise `Interrupted`.
+
+    `out` is the run folder itself. The same pipeline in the same folder goes on where it was.
+    """
+    folder = run_folder(pipeline, out)
+    desk = Desk(pipeline.model, stop)
+    desk.fingerprint()  # A model that is not there is refused before the folder is made.
+    with folder_lock(folder):
+        done = _done_already(pipeline, folder, desk)
+        with Logbook(pipeline, folder) as logbook:
+            for event in _events(pipeline, folder, desk, done):
+                logbook.note(event, desk.facts)
+                yield event
+
+
+def _events(pipeline: Pipeline, folder: Path, desk: Desk, known: dict[int, Done]) -> Iterator[Event]:
+    kinds = [stage.kind for stage in pipeline.stages]
+    yield Event("run_started", "", {"name": pipeline.spec.name, "folder": str(folder), "stages": kinds})
+    done: dict[int, Done] = {}
+    for stage in pipeline.stages:
+        if stage.number in known:
+            done[stage.number] = known[stage.number]
+            yield Event("stage_skipped", stage.name, _told(done[stage.number]))
+        else:
+            done[stage.number] = yield from _stage_events(pipeline, stage, folder, desk, done)
+    report = None
+    if any(stage.kind == "evaluate" for stage in pipeline.stages):
+        report = summarise(pipeline, folder, list(done.values()))
+    yield Event("run_finished", "", {"folder": str(folder), "report": str(report) if report else None})
+
+
+def _stage_events(
+    pipeline: Pipeline, stage: Stage, folder: Path, desk: Desk, done: dict[int, Done]
+) -> Generator[Event, None, Done]:
+    inputs = gather(pipeline, stage, done, desk.fingerprint)
+    target, digest = _place(folder, stage, inputs)
+    if finished := _finished(stage, target):
+        yield Event("stage_skipped", stage.name, _told(finished))
+        return finished
+    resumed = target.exists()
+    target.mkdir(parents=True, exist_ok=True)
+    yield Event("stage_started", stage.name, {"folder": target.name, "resumed": resumed})
+    if desk.facts is None:
+        yield from _other_machine(desk.workbench().facts, stage, done)
+    ledger = yield from run_stage(stage.config, inputs, target, desk)
+    counts = {"inputs": ledger.inputs, "outputs": ledger.outputs, "rejects": sum(ledger.rejects.values())}
+    facts = {"rejects": ledger.rejects, "notes": ledger.notes, **stage_facts(stage, inputs, desk)}
+    version = VERSIONS[stage.kind]
+    finished = Done(stage, target, write_manifest(target, stage.kind, version, digest, inputs.digests, counts, facts))
+    yield Event("stage_finished", stage.name, _told(finished))
+    return finished
+
+
+def _other_machine(facts: dict[str, object], stage: Stage, done: dict[int, Done]) -> Iterator[Event]:
+    """A warning where the stages before were made on another machine: then equal bytes are no longer promised."""
+    made = [earlier for earlier in done.values() if earlier.manifest.facts["machine"] != facts]
+    if made:
+        before = made[-1].manifest.facts["machine"]
+        assert isinstance(before, dict), before
+        other = [key for key in facts if before.get(key) != facts[key]]
+        differing = ", ".join(f"{key} {before.get(key)} → {facts[key]}" for key in other)
+        text = f"{made[-1].stage.name} was made with other versions or another machine ({differing})"
+        yield Event("notice", stage.name, {"text": f"{text}; numbers may differ in their last digits"})
+
+
+def _done_already(pipeline: Pipeline, folder: Path, desk: Desk) -> dict[int, Done]:
+    """The stages that are done and unharmed, up to the first that is not; its journal is checked as well."""
+    done: dict[int, Done] = {}
+    for stage in pipeline.stages:
+        target, _ = _place(folder, stage, gather(pipeline, stage, done, desk.fingerprint))
+        finished = _finished(stage, target)
+        if finished is None:
+            if target.exists() and stage.kind not in TRAINING:
+                Journal(target).close()
+            break
+        done[stage.number] = finished
+    return done
+
+
+def _finished(stage: Stage, target: Path) -> Done | None:
+    return None if read_manifest(target) is None else Done(stage, target, verify_manifest(target))
+
+
+def _place(folder: Path, stage: Stage, inputs: Inputs) -> tuple[Path, str]:
+    """The stage's folder, and the whole digest that its name begins."""
+    digest = stage_digest(stage, VERSIONS[stage.kind], inputs)
+    return folder / "stages" / f"{stage.name}-{digest[:12]}", digest
+
+
+def _told(done: Done) -> dict[str, object]:
+    facts = done.manifest.facts
+    ledger = {"rejects": facts["rejects"], "notes": facts["notes"]}
+    return {"folder": done.folder.name, "counts": dict(done.manifest.counts), **ledger}

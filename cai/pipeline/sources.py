@@ -1,0 +1,115 @@
+"""Which earlier stages a stage reads: worked out from the pipeline file alone, before anything runs.
+
+What a stage does with its sources is the stage's business.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cai.constitution.model import Use
+from cai.pipeline.configs import (
+    TRAINING,
+    DpoStageConfig,
+    EvaluateConfig,
+    PreferConfig,
+    ReviseConfig,
+    SftStageConfig,
+    StageConfig,
+)
+
+BASE, TUNED = "base", "tuned"
+
+
+class NoSourceError(ValueError):
+    """A stage that cannot find what it reads: problem, value and remedy, and the key they belong to."""
+
+    def __init__(self, key: str, problem: str, value: object, remedy: str) -> None:
+        super().__init__(key, problem, value, remedy)
+        self.key, self.problem, self.value, self.remedy = key, problem, value, remedy
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Numbers of stages, from 1. `start` and the values of `models` are training stages, or None for the base."""
+
+    prompts: Literal["train", "test"] | None = None
+    revisions: tuple[int, ...] = ()
+    preferences: tuple[int, ...] = ()
+    start: int | None = None
+    models: dict[str, int | None] = field(default_factory=dict)
+    constitution: Use | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a pipeline, with its place in it."""
+
+    number: int
+    kind: str
+    config: StageConfig
+    sources: Sources
+
+    @property
+    def name(self) -> str:
+        return f"{self.number:02d}-{self.kind}"
+
+
+def sources_of(config: StageConfig, before: Sequence[Stage]) -> Sources:
+    """What a stage with these settings reads, given the stages above it."""
+    match config:
+        case ReviseConfig():
+            return Sources(prompts="train", constitution="revise")
+        case PreferConfig(pairs="revisions"):
+            return Sources(revisions=_required(before, "revise"), constitution="judge")
+        case PreferConfig():
+            return Sources(prompts="train", start=_training_stage(config.source, before), constitution="judge")
+        case SftStageConfig():
+            return Sources(revisions=_required(before, "revise"))
+        case DpoStageConfig():
+            return Sources(preferences=_preferences(config, before), start=_training_stage(config.source, before))
+        case EvaluateConfig():
+            return Sources(prompts="test", models=_models(before), constitution="judge")
+
+
+def _preferences(config: DpoStageConfig, before: Sequence[Stage]) -> tuple[int, ...]:
+    numbers = _required(before, "prefer")
+    if config.pairs != "all":
+        kept = {s.number for s in before if isinstance(s.config, PreferConfig) and s.config.pairs == config.pairs}
+        numbers = tuple(n for n in numbers if n in kept)
+    if not numbers:
+        raise NoSourceError("pairs", f"needs a stage before it that prefers {config.pairs}", None, "or use pairs: all")
+    return numbers
+
+
+def _models(before: Sequence[Stage]) -> dict[str, int | None]:
+    """The base, every supervised model on the way, and the final one."""
+    trained = [stage for stage in before if stage.kind in TRAINING]
+    supervised = [stage for stage in trained[:-1] if stage.kind == "sft"]
+    models: dict[str, int | None] = {BASE: None}
+    for stage in supervised:
+        models["sft" if len(supervised) == 1 else stage.name] = stage.number
+    if trained:
+        models[TUNED] = trained[-1].number
+    return models
+
+
+def _required(before: Sequence[Stage], kind: str) -> tuple[int, ...]:
+    numbers = tuple(stage.number for stage in before if stage.kind == kind)
+    if not numbers:
+        raise NoSourceError("", f"needs a '{kind}' stage before it", None, f"put one above it, as in - {kind}")
+    return numbers
+
+
+def _training_stage(name: str | None, before: Sequence[Stage]) -> int | None:
+    """The last training stage of this kind or name; without a name the last one at all; None for the base."""
+    trained = [stage for stage in before if stage.kind in TRAINING]
+    if name is None:
+        return trained[-1].number if trained else None
+    if name == BASE:
+        return None
+    for stage in reversed(trained):
+        if name in (stage.kind, stage.name):
+            return stage.number
+    known = [BASE, *dict.fromkeys(word for stage in trained for word in (stage.kind, stage.name))]
+    raise NoSourceError("from", "must name an earlier training stage", name, f"known here: {', '.join(known)}")
