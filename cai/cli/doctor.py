@@ -1,0 +1,194 @@
+"""`cai doctor`: what this machine has, whether the embedded model loads on it, and what else should fit.
+
+Sizes are rules of thumb for 4-bit weights and LoRA, stated as such. Nothing is downloaded and nothing is written.
+"""
+
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cai.cli.screen import console, mark, print_json, table
+from cai.errors import CaiError
+
+if TYPE_CHECKING:
+    from cai.models.local.machine import Gpu, Machine
+
+GIB = 1024**3
+_CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
+_SIZES = (0.5, 1, 1.5, 3, 4, 8, 14, 32, 70)
+"""Billions of parameters, as models are commonly sold."""
+_TRAINING = (0.75, 2.5)
+"""GiB for each billion of parameters (4-bit weights and scales), and beside them (LoRA, optimizer, activations)."""
+_DOWNLOAD = 2.2
+"""GiB of disk for each billion of parameters, to download a model in 16 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    name: str
+    state: Literal["ok", "warning", "missing"]
+    found: str
+    advice: str = ""
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON value, for programs.")] = False,
+) -> None:
+    """Say what this machine can run. Exits with 1 where something needed is missing."""
+    checks = [look() for look in CHECKS]
+    if as_json:
+        print_json({"checks": [asdict(check) for check in checks]})
+    else:
+        rows = table(["", "", "found", "advice"])
+        for check in checks:
+            rows.add_row(mark(check.state), check.name, check.found, check.advice)
+        console().print(rows)
+    if any(check.state == "missing" for check in checks):
+        raise typer.Exit(1)
+
+
+def python() -> Check:
+    return Check("Python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+
+
+def torch_library() -> Check:
+    machine = _machine()
+    if machine is None:
+        return Check("torch", "missing", "cannot be loaded", "install cai again; its dependencies are incomplete")
+    return Check("torch", "ok", f"{machine.torch}, {machine.threads} threads")
+
+
+def gpu() -> Check:
+    found = _gpu()
+    if found is None:
+        return Check("GPU", "warning", "none that torch can use", "small models run on the CPU; 1B and up want a GPU")
+    room = f"{found.free_gib:.1f} of {found.total_gib:.1f} GiB free"
+    return Check("GPU", "ok", f"{found.name}, {room}, CUDA {found.cuda}")
+
+
+def processor() -> Check:
+    flags = [flag for flag in _CPU_FLAGS if flag in _cpu_flags()]
+    found = f"{_usable_cores()} cores, {', '.join(flags) or 'no vector extensions known'}"
+    return Check("CPU", "ok", found)
+
+
+def memory() -> Check:
+    free = _free_memory()
+    if free < 3:
+        return Check("memory", "warning", f"{free:.1f} GiB free", "the quickstart wants 3 GiB; close something")
+    return Check("memory", "ok", f"{free:.1f} GiB free")
+
+
+def disk() -> Check:
+    free = shutil.disk_usage(Path.cwd()).free / GIB
+    if free < 1:
+        return Check("disk", "warning", f"{free:.1f} GiB free here", "a run of the quickstart needs about 100 MiB")
+    return Check("disk", "ok", f"{free:.1f} GiB free here")
+
+
+def four_bit() -> Check:
+    try:
+        found = version("bitsandbytes")
+    except PackageNotFoundError:
+        return Check("bitsandbytes", "missing", "not installed", "install cai again; nf4 and int8 need it")
+    return Check("bitsandbytes", "ok", found)
+
+
+def embedded_model() -> Check:
+    """Loads it as a run would, 4-bit, and lets it answer."""
+    from cai.models.tiny.weights import FOLDER
+
+    if not (FOLDER / "config.json").exists():
+        return Check("embedded model", "missing", "its weights are not here", "install cai again, or run `make tiny`")
+    try:
+        return Check("embedded model", "ok", _answer_of_embedded())
+    except CaiError as error:
+        return Check("embedded model", "missing", str(error), "install cai again, or run `make tiny`")
+
+
+def fits() -> Check:
+    found = _gpu()
+    each, beside = _TRAINING
+    room = (found.free_gib if found else _free_memory()) - beside
+    able = [size for size in _SIZES if size * each <= room]
+    where = "the GPU" if found else "the CPU, slowly above 0.5B"
+    if not able:
+        return Check("fits", "warning", f"only the embedded model on {where}", "4-bit training of 0.5B wants 3 GiB")
+    advice = f"a rule of thumb; its download takes about {able[-1] * _DOWNLOAD:.0f} GiB of disk"
+    return Check("fits", "ok", f"4-bit training of up to {able[-1]:g}B parameters on {where}", advice)
+
+
+CHECKS: tuple[Callable[[], Check], ...] = (
+    python,
+    torch_library,
+    gpu,
+    processor,
+    memory,
+    disk,
+    four_bit,
+    embedded_model,
+    fits,
+)
+
+
+def _answer_of_embedded() -> str:
+    from cai.models.local.spec import ModelSpec
+    from cai.models.local.workbench import open_workbench
+    from cai.models.protocol import Request, Sampling
+    from cai.models.tiny.world import prompts
+
+    prompt = prompts("test", per_class=1)[0]
+    view = open_workbench(ModelSpec("tiny")).view()
+    reply = view.generate([Request(prompt.messages, Sampling(temperature=0.0, max_new_tokens=64))])[0]
+    return f"loads in 4 bits and answers: {reply.text.strip()}"
+
+
+@cache
+def _machine() -> "Machine | None":
+    from cai.models.local.machine import look_at_machine
+
+    try:
+        return look_at_machine()
+    except ImportError:
+        return None
+
+
+def _gpu() -> "Gpu | None":
+    machine = _machine()
+    return machine.gpu if machine else None
+
+
+def _free_memory() -> float:
+    """GiB that a process can have, the container's limit included."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for line in _lines(Path("/proc/meminfo")):
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) * 1024
+    limits, used = _lines(Path("/sys/fs/cgroup/memory.max")), _lines(Path("/sys/fs/cgroup/memory.current"))
+    if limits and used and limits[0].isdecimal():
+        free = min(free, int(limits[0]) - int(used[0]))
+    return free / GIB
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu_flags() -> set[str]:
+    names = ("flags", "Features")
+    return next((set(line.split()) for line in _lines(Path("/proc/cpuinfo")) if line.startswith(names)), set())
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []

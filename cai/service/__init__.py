@@ -1,0 +1,1 @@
+"""The HTTP face: runs, their progress, and an OpenAI-compatible endpoint, on loopback."""
