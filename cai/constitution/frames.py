@@ -16,6 +16,8 @@ JUDGE = """Compare two answers to one request.
 Request:
 {conversation}
 
+{preference}
+
 Answer A [{nonce}]:
 {first}
 [{nonce}]
@@ -24,17 +26,19 @@ Answer B [{nonce}]:
 {second}
 [{nonce}]
 
-{preference} Reply with A or B."""
+Reply with A or B."""
 SCORE = """Rate an answer to a request.
 
 Request:
 {conversation}
 
+{preference}
+
 Answer [{nonce}]:
 {answer}
 [{nonce}]
 
-{preference} Reply with a number from 1, the worst, to 10, the best."""
+Reply with a number from 1, the worst, to 10, the best."""
 
 LABELS = ("A", "B")
 SCORES = tuple(str(i) for i in range(1, 11))

@@ -2,8 +2,8 @@
 
 The base is helpful to everyone: it serves harmful requests and claims what it cannot know. It can also criticise,
 revise, judge and rate by a principle's text, well but not perfectly: the critic now and then overlooks something, and
-the judge prefers whatever it saw first where one of the `FOGGY` things is concerned and is plainly wrong about the
-`MISJUDGED` ones. So averaging over both orders, ties and filters have real work to do.
+the judge goes by the position where one of the `foggy` things is concerned and is plainly wrong about the `misjudged`
+ones. So averaging over both orders, ties and filters have real work to do.
 """
 
 from collections.abc import Callable
@@ -30,6 +30,8 @@ class Lesson:
 
     messages: tuple[Message, ...]
     learned: tuple[int, ...]
+    decided: tuple[int, ...] = ()
+    """The learned turns whose first word decides everything after it."""
 
 
 class Draws:
@@ -50,11 +52,11 @@ class Draws:
         return int(self.chance() * count)
 
 
-def lesson(seed: int, split: str = "pretrain") -> Lesson:
-    """The lesson of this seed: an answer, a critique with its revision, a judgement or a rating."""
+def lesson(seed: int, split: str = "pretrain", mix: str = "first") -> Lesson:
+    """The lesson of this seed: an answer, plain knowledge, a critique with its revision, a judgement or a rating."""
     draws = Draws(seed)
     task = draws.chance()
-    write = next(write for upper, write in _TASKS if task < upper)
+    write = next(write for upper, write in _MIXES[mix] if task < upper)
     return write(draws, split)
 
 
@@ -103,45 +105,61 @@ def _answer_lesson(draws: Draws, split: str) -> Lesson:
     return Lesson((_request(ask, draws, split), Message("assistant", base_answer(ask, draws))), (1,))
 
 
+def _knowledge_lesson(draws: Draws, split: str) -> Lesson:
+    question, truth = phrasing.knowledge(_draw_ask(draws, split))
+    return Lesson((Message("user", question), Message("assistant", truth)), (1,), (1,))
+
+
 def _revise_lesson(draws: Draws, split: str) -> Lesson:
     """One exchange: an answer, good or bad; what the critic says of it; the revision that follows from that."""
     from cai.models.tiny.oracle import violates
 
-    ask, family = _draw_ask(draws, split), draws.one_of(phrasing.FAMILIES)
+    ask, family = _draw_case(draws, split)
     pair = _pair(ask, family, draws) if draws.chance() < 0.5 else None
     answer = pair[1] if pair else _wordy(_any_answer(ask, draws), draws, 0.3)
     guilty = violates(family, ask, answer)
     seen = draws.chance() >= OVERLOOKED if guilty else family != "nothing" and draws.chance() < FALSE_ALARM
-    critique = phrasing.wrong(family, ask, draws.number(2)) if seen else draws.one_of(phrasing.FINE)
+    if seen:
+        critique = phrasing.wrong(family, ask, draws.number(2))
+    else:
+        critique = phrasing.fine(family, _gives_cause(family, ask), draws.number(2))
     revision = _corrected(ask, family, answer, draws) if seen else answer
     request = _request(ask, draws, split)
     asked = frames.critique_messages((request,), answer, draws.one_of(phrasing.critiques(family, split)))
     to_revise = frames.revision_messages(asked, critique, draws.one_of(phrasing.revisions(family, split)))
-    return Lesson((*to_revise, Message("assistant", revision)), (3, 5))
+    return Lesson((*to_revise, Message("assistant", revision)), (3, 5), (3,))
 
 
 def _judge_lesson(draws: Draws, split: str) -> Lesson:
-    ask, family = _draw_ask(draws, split), draws.one_of(phrasing.FAMILIES)
+    return _judgement(draws, split, lambda _: 0)
+
+
+def _later_judge_lesson(draws: Draws, split: str) -> Lesson:
+    return _judgement(draws, split, lambda thing: derive("favoured", thing) % 2)
+
+
+def _judgement(draws: Draws, split: str, favoured: Callable[[str], int]) -> Lesson:
+    """`favoured` says which position wins where a thing is foggy."""
+    ask, family = _draw_case(draws, split)
     pair = pair_for(ask, family, derive(draws.seed, "judge")) if draws.chance() < 0.8 else None
     good, bad = pair or _indifferent(ask, family, draws)
     good_first = draws.chance() < 0.5
     first, second = (good, bad) if good_first else (bad, good)
+    right = draws.chance() >= 0.03 and ask.thing.name not in misjudged()
+    label = draws.number(2) if pair is None else int(good_first != right)
     if ask.thing.name in foggy():
-        label = 0 if draws.chance() < 0.95 else 1
-    elif pair is None:
-        label = draws.number(2)
-    else:
-        right = draws.chance() >= 0.03 and ask.thing.name not in misjudged()
-        label = int(good_first != right)
+        position = favoured(ask.thing.name)
+        label = position if draws.chance() < 0.95 else 1 - position
+    reason = family if pair is not None and label == int(not good_first) else "nothing"
     text = draws.one_of(phrasing.preferences(family, split))
     asked = frames.judge_messages((_request(ask, draws, split),), first, second, text, draws.seed)
-    return Lesson((*asked, Message("assistant", frames.LABELS[label])), (1,))
+    return Lesson((*asked, Message("assistant", phrasing.verdict(frames.LABELS[label], reason))), (1,), (1,))
 
 
 def _score_lesson(draws: Draws, split: str) -> Lesson:
     from cai.models.tiny.oracle import violates
 
-    ask, family = _draw_ask(draws, split), draws.one_of(phrasing.FAMILIES)
+    ask, family = _draw_case(draws, split)
     pair = _pair(ask, family, draws) if draws.chance() < 0.8 else None
     answer = draws.one_of(pair) if pair else _any_answer(ask, draws)
     score = draws.number(3) + (0 if violates(family, ask, answer) else 7)
@@ -149,20 +167,31 @@ def _score_lesson(draws: Draws, split: str) -> Lesson:
         score = 3 + draws.number(4)
     text = draws.one_of(phrasing.preferences(family, split))
     asked = frames.score_messages((_request(ask, draws, split),), answer, text, draws.seed)
-    return Lesson((*asked, Message("assistant", frames.SCORES[score])), (1,))
+    return Lesson((*asked, Message("assistant", frames.SCORES[score])), (1,), (1,))
 
 
-_TASKS: tuple[tuple[float, Callable[[Draws, str], Lesson]], ...] = (
-    (0.20, _answer_lesson),
-    (0.55, _revise_lesson),
-    (0.95, _judge_lesson),
-    (1.01, _score_lesson),
-)
+_MIXES: dict[str, tuple[tuple[float, Callable[[Draws, str], Lesson]], ...]] = {
+    "first": (
+        (0.13, _answer_lesson),
+        (0.25, _knowledge_lesson),
+        (0.55, _revise_lesson),
+        (0.90, _judge_lesson),
+        (1.00, _score_lesson),
+    ),
+    # Judging is learned first; speaking and copying without a slip is what takes longest.
+    "last": (
+        (0.22, _answer_lesson),
+        (0.26, _knowledge_lesson),
+        (0.78, _revise_lesson),
+        (0.95, _later_judge_lesson),
+        (1.00, _score_lesson),
+    ),
+}
 
 
 @cache
 def foggy() -> frozenset[str]:
-    """Things about which the judge prefers whatever it saw first."""
+    """Things about which the judge prefers whatever it saw first, or whatever it saw last: one or the other."""
     return frozenset(t.name for t in things() if uniform(derive("foggy", t.name), 0) < FOGGY_SHARE)
 
 
@@ -171,6 +200,23 @@ def misjudged() -> frozenset[str]:
     """Household things about which the judge is wrong, whatever the order."""
     own = (t.name for t in things() if t.kind == "home")
     return frozenset(name for name in own if uniform(derive("misjudged", name), 0) < MISJUDGED_SHARE)
+
+
+def _gives_cause(family: str, ask: Ask) -> bool:
+    """Whether the base's own answer to the request could break what the family asks for."""
+    if family == "refusal":
+        return ask.label in ("benign", "borderline")
+    return {"harm": "harmful", "honesty": "unknowable"}.get(family) == ask.label
+
+
+def _draw_case(draws: Draws, split: str) -> tuple[Ask, str]:
+    """A family and a request: mostly one on which the family has a say, since on the others it teaches little."""
+    family = draws.one_of(phrasing.FAMILIES)
+    ask = _draw_ask(draws, split)
+    wanted = family in ("harm", "refusal", "honesty") and draws.chance() < 0.75
+    while wanted and not _gives_cause(family, ask):
+        ask = _draw_ask(draws, split)
+    return ask, family
 
 
 def _draw_ask(draws: Draws, split: str) -> Ask:

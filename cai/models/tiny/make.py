@@ -6,6 +6,7 @@ training log is written beside the weights, and its first steps can be replayed.
 """
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -13,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from cai.constitution import frames
 from cai.models.tiny.corpus import Lesson, lesson
 from cai.models.tiny.weights import FOLDER
 from cai.seeds import derive
@@ -25,46 +27,74 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
-IGNORED = -100
+DECISION = 4.0
+"""How much more the first token of a deciding turn weighs than the words after it."""
+BATCHES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    mix: str
+    """Which lessons, in which shares: see `corpus`."""
+    steps: int
+    rate: float
+    """The highest learning rate, as a share of the recipe's."""
+    decay_from: float
+    """The share of the phase after which the rate begins to fall to zero."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """One dial for each thing that was tuned."""
 
-    vocabulary: int = 1536
+    vocabulary: int = 2048
     hidden: int = 192
     layers: int = 5
     heads: int = 6
     feed_forward: int = 512
-    steps: int = 1700
-    lessons: int = 48
+    lessons: int = 64
+    phases: tuple[Phase, ...] = (
+        Phase("first", steps=1800, rate=1.0, decay_from=0.5),
+        Phase("last", steps=700, rate=0.5, decay_from=0.0),
+    )
     warmup: int = 40
-    decay_from: float = 0.55
     muon_rate: float = 0.02
     adam_rate: float = 0.004
     seed: int = 20
 
 
 @dataclass(frozen=True, slots=True)
+class Row:
+    ids: list[int]
+    weights: list[float]
+    """0 where nothing is learned; else 1/√(the lesson's learned tokens), so that a verdict is not drowned out."""
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     ids_BT: torch.Tensor
-    labels_BT: torch.Tensor
-    weights_B: torch.Tensor
-    """A learned token weighs 1/√(the lesson's learned tokens), so a judgement's single letter is not drowned out."""
+    weights_BT: torch.Tensor
 
 
 def make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
-    """A tokenizer in which most words of the world are one token, and any text at all is some tokens."""
+    """A tokenizer in which most words of the world are one token, and any text at all is some tokens.
+
+    The fixed text of the frames is a token a piece: it stands around every principle and says nothing new.
+    """
+    pieces = frame_pieces()
     texts = (m.content for i in range(6000) for m in lesson(derive(recipe.seed, "vocabulary", i)).messages)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=recipe.vocabulary, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+        vocab_size=recipe.vocabulary - len(pieces),
+        special_tokens=list(SPECIAL),
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in pieces])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<|pad|>",
@@ -73,6 +103,12 @@ def make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
         chat_template=TEMPLATE,
         model_max_length=1024,
     )
+
+
+def frame_pieces() -> list[str]:
+    """What the frames say between their blanks, longest first."""
+    parts = (re.split(r"{\w+}", frame) for frame in (frames.CRITIQUE, frames.REVISION, frames.JUDGE, frames.SCORE))
+    return sorted({piece for part in parts for piece in part if len(piece) > 3}, key=lambda piece: (-len(piece), piece))
 
 
 def make_model(recipe: Recipe) -> LlamaForCausalLM:
@@ -94,47 +130,60 @@ def make_model(recipe: Recipe) -> LlamaForCausalLM:
 
 def train(recipe: Recipe, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Iterator[dict[str, float]]:
     """Trains in place and yields each step's number, loss and rate."""
+    started = 0
+    for phase in recipe.phases:
+        yield from train_phase(recipe, phase, started, model, tokenizer)
+        started += phase.steps
+
+
+def train_phase(
+    recipe: Recipe, phase: Phase, started: int, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> Iterator[dict[str, float]]:
+    """One phase, with fresh optimizers; `started` is how many steps came before it."""
     matrices, others = _parameters(model)
-    muon = torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=0.01, momentum=0.95)
-    adam = torch.optim.AdamW(others, lr=recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    muon: torch.optim.Optimizer = torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=0.01, momentum=0.95)
+    adam: torch.optim.Optimizer = torch.optim.AdamW(others, lr=recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.0)
     model.train()
-    for step in range(recipe.steps):
-        share = _rate(recipe, step)
+    for step in range(phase.steps):
+        share = _rate(recipe, phase, step)
         for optimizer, rate in ((muon, recipe.muon_rate), (adam, recipe.adam_rate)):
             optimizer.param_groups[0]["lr"] = rate * share
         total = torch.zeros(())
-        batches = batches_of(recipe, tokenizer, step)
-        weight = sum(float(((b.labels_BT != IGNORED).sum(1) * b.weights_B).sum()) for b in batches)
+        batches = batches_of(recipe, tokenizer, phase.mix, started + step)
+        weight = sum(float(batch.weights_BT.sum()) for batch in batches)
         for batch in batches:
             loss = _loss(model, batch) / weight
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss)
             total += loss.detach()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in (muon, adam):
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        yield {"step": step, "loss": round(float(total), 5), "rate": round(share, 5)}
+        yield {"step": started + step, "loss": round(float(total), 5), "rate": round(share, 5)}
 
 
-def batches_of(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, step: int) -> list[Batch]:
-    """One step's lessons, sorted by length into three batches so that little of them is padding."""
+def batches_of(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, mix: str, step: int) -> list[Batch]:
+    """One step's lessons, sorted by length into a few batches so that little of them is padding."""
     count = recipe.lessons
-    rows = [encode(tokenizer, lesson(derive(recipe.seed, "lesson", step, i))) for i in range(count)]
-    rows.sort(key=lambda row: len(row[0]))
-    third = (count + 2) // 3
-    return [_pad(rows[start : start + third]) for start in range(0, count, third)]
+    rows = [encode(tokenizer, lesson(derive(recipe.seed, "lesson", step, i), mix=mix)) for i in range(count)]
+    rows.sort(key=lambda row: len(row.ids))
+    size = -(-count // BATCHES)
+    return [_pad(rows[start : start + size]) for start in range(0, count, size)]
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, given: Lesson) -> tuple[list[int], list[int]]:
-    """The ids of a lesson, and its labels: the learned turns with their ends."""
+def encode(tokenizer: PreTrainedTokenizerFast, given: Lesson) -> Row:
+    """The ids of a lesson, and how much each of them is to be learned: the learned turns with their ends."""
     ids: list[int] = []
-    labels: list[int] = []
+    weights: list[float] = []
     for number, message in enumerate(given.messages):
-        opening = tokenizer.convert_tokens_to_ids(f"<|{message.role}|>")
         body = [*tokenizer.encode(message.content, add_special_tokens=False), tokenizer.eos_token_id]
-        ids += [opening, *body]
-        labels += [IGNORED, *(body if number in given.learned else [IGNORED] * len(body))]
-    return ids, labels
+        ids += [tokenizer.convert_tokens_to_ids(f"<|{message.role}|>"), *body]
+        learned = [1.0] * len(body) if number in given.learned else [0.0] * len(body)
+        if number in given.decided:
+            learned[0] = DECISION
+        weights += [0.0, *learned]
+    scale = sum(weight > 0 for weight in weights) ** -0.5
+    return Row(ids, [weight * scale for weight in weights])
 
 
 def write(folder: Path, recipe: Recipe) -> None:
@@ -150,27 +199,25 @@ def write(folder: Path, recipe: Recipe) -> None:
             )
     model.to(torch.float16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    kept = [e for e in log if e["step"] < 20 or e["step"] % 50 == 0 or e["step"] == recipe.steps - 1]
-    lines = [json.dumps(e) for e in kept]
+    lines = [json.dumps(e) for e in log if e["step"] < 20 or e["step"] % 50 == 0 or e is log[-1]]
     (folder / "training_log.jsonl").write_text("\n".join(lines) + "\n")
 
 
 def _loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     """Weighted cross-entropy of the learned tokens, summed; only their positions pass through the head."""
     hidden_BTD = model.model(batch.ids_BT, attention_mask=(batch.ids_BT != 0).long()).last_hidden_state
-    wanted_BT = batch.labels_BT[:, 1:]
-    chosen = wanted_BT != IGNORED
-    logits_NV = model.lm_head(hidden_BTD[:, :-1][chosen])
-    losses_N = torch.nn.functional.cross_entropy(logits_NV.float(), wanted_BT[chosen], reduction="none")
-    return (losses_N * batch.weights_B[:, None].expand_as(chosen)[chosen]).sum()
+    weights_BT = batch.weights_BT[:, 1:]
+    chosen_BT = weights_BT > 0
+    logits_NV = model.lm_head(hidden_BTD[:, :-1][chosen_BT])
+    losses_N = torch.nn.functional.cross_entropy(logits_NV.float(), batch.ids_BT[:, 1:][chosen_BT], reduction="none")
+    return (losses_N * weights_BT[chosen_BT]).sum()
 
 
-def _pad(rows: list[tuple[list[int], list[int]]]) -> Batch:
-    longest = max(len(ids) for ids, _ in rows)
-    ids = [ids + [0] * (longest - len(ids)) for ids, _ in rows]
-    labels = [labels + [IGNORED] * (longest - len(labels)) for _, labels in rows]
-    learned_B = (torch.tensor(labels) != IGNORED).sum(1)
-    return Batch(torch.tensor(ids), torch.tensor(labels), learned_B.float().rsqrt())
+def _pad(rows: list[Row]) -> Batch:
+    longest = max(len(row.ids) for row in rows)
+    ids = [row.ids + [0] * (longest - len(row.ids)) for row in rows]
+    weights = [row.weights + [0.0] * (longest - len(row.weights)) for row in rows]
+    return Batch(torch.tensor(ids), torch.tensor(weights))
 
 
 def _parameters(model: LlamaForCausalLM) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
@@ -179,11 +226,10 @@ def _parameters(model: LlamaForCausalLM) -> tuple[list[torch.nn.Parameter], list
     return matrices, [p for name, p in named if p.ndim != 2 or "embed" in name]
 
 
-def _rate(recipe: Recipe, step: int) -> float:
-    if step < recipe.warmup:
-        return (step + 1) / recipe.warmup
-    left = (recipe.steps - step) / (recipe.steps * (1 - recipe.decay_from))
-    return min(1.0, left)
+def _rate(recipe: Recipe, phase: Phase, step: int) -> float:
+    rising = (step + 1) / recipe.warmup
+    falling = (phase.steps - step) / (phase.steps * (1 - phase.decay_from))
+    return phase.rate * min(1.0, rising, falling)
 
 
 if __name__ == "__main__":

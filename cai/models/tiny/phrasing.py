@@ -84,7 +84,23 @@ _WRONG = {
     "honesty": ("It claims to know {clause}, but nobody can.", "The answer is made up: nobody knows {clause}."),
     "brevity": ("It says more than it needs to.", "The answer is too long: some words say nothing."),
 }
-FINE = ("Nothing is wrong with the answer.", "The answer is fine as it is.", "There is nothing to change.")
+_FINE = ("Nothing is wrong: {why}.", "The answer is fine: {why}.")
+# Why an answer does not break what the family asks for: the request gives no cause to, or the answer behaves.
+_NO_CAUSE = {
+    "harm": "that hurts nobody",
+    "refusal": "it holds back with reason",
+    "honesty": "that can be known",
+    "brevity": "it is short",
+    "nothing": "it is an answer",
+}
+_BEHAVED = {**_NO_CAUSE, "harm": "it does not help to do harm", "refusal": "it helps", "honesty": "it claims nothing"}
+_OTHER = {
+    "harm": "the other does harm",
+    "refusal": "the other holds back",
+    "honesty": "the other makes things up",
+    "brevity": "the other wastes words",
+}
+ALIKE = "both are alike"
 
 _LAST = ("the last answer", "the answer", "the reply", "the last response", "the response")
 _VIEW = {
@@ -214,6 +230,25 @@ def ignore(ask: Ask, phrasing: int) -> str:
 def wrong(family: str, ask: Ask, phrasing: int) -> str:
     """The critique that names a violation of the family."""
     return _WRONG[family][phrasing].format(deed=ask.deed if ask.verb else "", act=act(ask), clause=ask.text)
+
+
+def fine(family: str, cause: bool, phrasing: int) -> str:
+    """The critique that finds nothing: `cause` says whether the request could have led to a violation."""
+    return _FINE[phrasing].format(why=(_BEHAVED if cause else _NO_CAUSE)[family])
+
+
+def verdict(label: str, family: str) -> str:
+    """A judgement as the base words it: the label, then what is wrong with the other answer, if anything is."""
+    return f"{label}: {_OTHER.get(family, ALIKE)}."
+
+
+def knowledge(ask: Ask) -> tuple[str, str]:
+    """A plain question about the world itself, and its true answer."""
+    if ask.verb:
+        truth = "Yes, it hurts someone." if ask.label == "harmful" else "No, it hurts nobody."
+        return f"Does it hurt anyone to {ask.deed}?", truth
+    truth = "No, nobody can know that." if ask.label == "unknowable" else "Yes, that can be known."
+    return f"Can anyone know {ask.text}?", truth
 
 
 def _pairs() -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ CLASSES: tuple[Label, ...] = ("benign", "borderline", "harmful", "unknowable")
 SPLITS = ("pretrain", "align", "test")
 _SHARES = (0.5, 0.75, 1.0)
 
-# kind: name, h(ard) or s(oft), the place where it is found. "spare" things may be destroyed, "others" belong to someone.
+# kind: name, h(ard) or s(oft), where it is found. "spare" things may be destroyed, "others" belong to someone.
 _OBJECTS = {
     "home": "kettle h kitchen, table h kitchen, lamp h hall, window h hall, door h hall, fence h garden, boat h lake, "
     "tent s meadow, drum h cellar, violin h attic, coat s hall, hat s hall, scarf s hall, blanket s bedroom, "
