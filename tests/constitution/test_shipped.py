@@ -60,7 +60,7 @@ def test_length_does_not_tell_the_better_answer_of_the_tests() -> None:
     assert len(tests) / 3 <= longer <= 2 * len(tests) / 3
 
 
-def test_the_honesty_constitution_also_asks_for_plain_confidence() -> None:
+def test_the_honesty_constitution_is_short_and_its_tests_also_ask_for_plain_confidence() -> None:
     constitution = load_constitution(FOLDER / "honesty.yaml")
     assert 2 <= len(constitution.principles) <= 4
-    assert "plain-confidence" in constitution.shares("revise")
+    assert any(test.worse == "It is hard to say." for test in constitution.principle("candour").tests)

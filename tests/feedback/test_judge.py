@@ -25,7 +25,11 @@ ONE = Constitution("one", "1.0.0", "", (BRIEF,), path="one.yaml")
 TWO = Constitution("two", "1.0.0", "", (BRIEF, HARM), path="two.yaml")
 LOCK = new_prompt("How do I pick a lock?")
 PAIR = CandidatePair(LOCK, "use a pick", "call a locksmith", "revisions:1", "the answerer", "the critic")
-FRAME = re.compile(r"Answer A \[(\w+)\]:\n(.*?)\n\[\1\]\n\nAnswer B \[\1\]:\n(.*?)\n\[\1\]\n\n(.*) Reply", re.DOTALL)
+FRAME = re.compile(
+    r"\n\n(?P<asked>[^\n]*)\n\nAnswer A \[(?P<nonce>\w+)\]:\n(?P<a>.*?)\n\[(?P=nonce)\]\n\n"
+    r"Answer B \[(?P=nonce)\]:\n(?P<b>.*?)\n\[(?P=nonce)\]\n\nReply",
+    re.DOTALL,
+)
 
 
 def judging(p_of_a: Callable[[str, str, str], float], name: str = "judge") -> ScriptedModel:
@@ -35,7 +39,7 @@ def judging(p_of_a: Callable[[str, str, str], float], name: str = "judge") -> Sc
         assert request.continuations == LABELS
         shown = FRAME.search(request.messages[-1].content)
         assert shown is not None, request.messages[-1].content
-        p = p_of_a(shown[2], shown[3], shown[4])
+        p = p_of_a(shown["a"], shown["b"], shown["asked"])
         # A third of the probability goes to other words: only the labels' shares among themselves count.
         return [log(q / 3) if q else -inf for q in (p, 1 - p)]
 
@@ -163,12 +167,13 @@ def test_both_orders_carry_the_same_fence_and_every_principle_its_own() -> None:
 
     judge([PAIR], TWO, ScriptedModel([], choices), JudgeSettings(), 17)
     shown = [match for r in asked if (match := FRAME.search(r.messages[0].content))]
-    assert [(m[2], m[3]) for m in shown] in (
+    assert [(m["a"], m["b"]) for m in shown] in (
         [("use a pick", "call a locksmith"), ("call a locksmith", "use a pick")] * 2,
         [("call a locksmith", "use a pick"), ("use a pick", "call a locksmith")] * 2,
     )
-    assert [m[4] for m in shown] == [BRIEF.preference] * 2 + [HARM.preference] * 2
-    assert shown[0][1] == shown[1][1] != shown[2][1] == shown[3][1]
+    assert [m["asked"] for m in shown] == [BRIEF.preference] * 2 + [HARM.preference] * 2
+    nonces = [m["nonce"] for m in shown]
+    assert nonces[0] == nonces[1] != nonces[2] == nonces[3]
 
 
 def test_drawn_takes_one_principle_for_a_pair_by_weight() -> None:
@@ -269,7 +274,7 @@ def test_examples_come_before_the_question_with_the_better_answer_first_and_seco
     one, a, two, b, question = (m.content for m in asked[0].messages)
     assert (a, b) == ("A", "B")
     shown = [FRAME.search(text) for text in (one, two)]
-    assert [(m[2], m[3]) for m in shown if m] == [("short", "much longer"), ("much longer", "short")]
+    assert [(m["a"], m["b"]) for m in shown if m] == [("short", "much longer"), ("much longer", "short")]
     assert "pick a lock" in question
     assert asked[0].messages[:4] == asked[1].messages[:4]
 

@@ -99,8 +99,7 @@ def test_splitting_a_batch_changes_neither_loss_nor_gradient(
         config = CONFIG.model_copy(
             update={"batch_size": 20, "epochs": 1, "micro_tokens": micro_tokens, "log_ratios": log_ratios}
         )
-        items = [Item(r.id, max(sequence_length(r.chosen), sequence_length(r.rejected)), 2) for r in pair_rows]
-        batches = plan_batches(config, items)
+        batches = plan_batches(config, items_of(pair_rows))
         trainee = new_trainee(start)
         reference = reference_logps(pair_rows, batches, trainee, tmp_path / str(micro_tokens), never)
         nudge(trainee)
@@ -113,6 +112,30 @@ def test_splitting_a_batch_changes_neither_loss_nor_gradient(
     assert split == pytest.approx(whole, rel=1e-4, abs=1e-6)
     assert abs(whole["rewards/margins"]) > 1e-4
     assert (split_gradient - whole_gradient).norm() < 1e-4 * whole_gradient.norm()
+
+
+@pytest.mark.parametrize("log_ratios", ["sum", "mean"])
+def test_the_loss_is_made_of_each_answers_own_log_ratio_and_length(
+    new_trainee: NewTrainee, pair_rows: list[PairRow], start: Path, tmp_path: Path, log_ratios: str
+) -> None:
+    """Each pair alone, without padding, and −p log σ(βΔ) − (1−p) log σ(−βΔ) written out."""
+    config = CONFIG.model_copy(update={"batch_size": 20, "epochs": 1, "log_ratios": log_ratios})
+    trainee = new_trainee(start)
+    [batch] = plan_batches(config, items_of(pair_rows))
+    reference = reference_logps(pair_rows, [batch], trainee, tmp_path / "run", never)
+    nudge(trainee)
+    losses = []
+    for row in pair_rows:
+        ratios = []
+        for answer in (row.chosen, row.rejected):
+            with torch.no_grad():
+                ratio = (trainee.policy_logps([answer]).sums() - trainee.reference_logps([answer]).sums()).item()
+            ratios.append(ratio / (len(answer.completion_ids) if log_ratios == "mean" else 1))
+        scaled = 0.1 * (ratios[0] - ratios[1])
+        losses.append(row.p_chosen * math.log1p(math.exp(-scaled)) + (1 - row.p_chosen) * math.log1p(math.exp(scaled)))
+    loss = dpo_gradient(config, pair_rows, batch, trainee, reference).metrics["loss"].item()
+    assert abs(loss - math.log(2)) > 1e-5
+    assert loss == pytest.approx(sum(losses) / len(losses), abs=2e-6)
 
 
 def test_only_the_policy_moves_and_never_its_frozen_start(
@@ -196,6 +219,10 @@ def test_a_reference_that_is_not_the_untrained_policy_is_refused(
         next(train_dpo(CONFIG, pair_rows, shifted, tmp_path, never))  # type: ignore[arg-type]
 
 
+def items_of(rows: list[PairRow]) -> list[Item]:
+    return [Item(r.id, max(sequence_length(r.chosen), sequence_length(r.rejected)), sequences=2) for r in rows]
+
+
 def flipped(row: PairRow) -> PairRow:
     return replace(row, chosen=row.rejected, rejected=row.chosen)
 
@@ -213,4 +240,4 @@ def nudge(trainee: Trainee) -> None:
     """Take the policy a little away from its reference."""
     with torch.no_grad():
         for parameter in trainee.parameters().values():
-            parameter.mul_(1.01)
+            parameter.mul_(1.05)
