@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cai.cli.embedded import note_if_unknown
 from cai.cli.screen import complain
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def chat(
     sampling = Sampling(temperature=temperature, max_new_tokens=max_tokens)
     start = [Message("system", system)] if system else []
     if once is not None:
+        note_if_unknown(view.name, once)
         _answer(view, [*start, Message("user", once)], sampling, seed)
         return
     _converse(view, start, sampling, seed)
@@ -65,6 +67,7 @@ def _converse(view: "LocalModel", start: "list[Message]", sampling: "Sampling", 
         if text == "/new":
             messages = list(start)
         elif text:
+            note_if_unknown(view.name, text)
             messages.append(Message("user", text))
             answer = _answer(view, messages, sampling, derive("chat", seed, len(messages)))
             messages.append(Message("assistant", answer))

@@ -6,7 +6,7 @@ Sizes are rules of thumb for 4-bit weights and LoRA, stated as such. Nothing is 
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cai.cli.screen import console, mark, print_json, table
+from cai.cli.screen import MARKS, console, print_json
 from cai.errors import CaiError
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ GIB = 1024**3
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 _SIZES = (0.5, 1, 1.5, 3, 4, 8, 14, 32, 70)
 """Billions of parameters, as models are commonly sold."""
+_LARGEST_ON_CPU = 1.5
+"""Beyond this a run on a CPU takes weeks, whatever the memory."""
 _TRAINING = (0.75, 2.5)
 """GiB for each billion of parameters (4-bit weights and scales), and beside them (LoRA, optimizer, activations)."""
 _DOWNLOAD = 2.2
@@ -47,12 +49,20 @@ def doctor(
     if as_json:
         print_json({"checks": [asdict(check) for check in checks]})
     else:
-        rows = table(["", "", "found", "advice"])
-        for check in checks:
-            rows.add_row(mark(check.state), check.name, check.found, check.advice)
-        console().print(rows)
+        _show(checks)
     if any(check.state == "missing" for check in checks):
         raise typer.Exit(1)
+
+
+def _show(checks: Sequence[Check]) -> None:
+    from rich.text import Text
+
+    screen = console()
+    for check in checks:
+        sign, colour = MARKS[check.state]
+        screen.print(Text.assemble((f"{sign} ", colour), (f"{check.name:<15}", "bold"), f" {check.found}"))
+        if check.advice:
+            screen.print(Text(f"{'':<18}{check.advice}", style="dim"))
 
 
 def python() -> Check:
@@ -118,8 +128,8 @@ def fits() -> Check:
     found = _gpu()
     each, beside = _TRAINING
     room = (found.free_gib if found else _free_memory()) - beside
-    able = [size for size in _SIZES if size * each <= room]
-    where = "the GPU" if found else "the CPU, slowly above 0.5B"
+    able = [size for size in _SIZES if size * each <= room and (found or size <= _LARGEST_ON_CPU)]
+    where = "the GPU" if found else "the CPU, with patience"
     if not able:
         return Check("fits", "warning", f"only the embedded model on {where}", "4-bit training of 0.5B wants 3 GiB")
     advice = f"a rule of thumb; its download takes about {able[-1] * _DOWNLOAD:.0f} GiB of disk"

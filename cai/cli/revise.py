@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cai.cli.embedded import note_if_unknown
 from cai.cli.screen import console, marked_changes, print_json, word_changes
 from cai.errors import CaiError
 
@@ -32,6 +33,7 @@ def revise(
     from cai.records import as_dict, new_prompt
 
     loaded = load_constitution(constitution)
+    note_if_unknown(model, prompt)
     view = open_workbench(ModelSpec(model, revision)).view()
     outcome = revise_prompts([new_prompt(prompt)], loaded, view, view, ReviseSettings(rounds), seed)
     if outcome.rejects:

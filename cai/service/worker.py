@@ -56,8 +56,9 @@ LOCK_SECONDS = 60.0
 class Inbox:
     """Orders as they come in. Stops and forgets count at once, while the working thread is busy."""
 
-    def __init__(self, source: BinaryIO) -> None:
+    def __init__(self, source: BinaryIO, at_end: Callable[[], None]) -> None:
         self._source = source
+        self._at_end = at_end
         self._waiting: queue.SimpleQueue[RunOrder | ChatOrder | None] = queue.SimpleQueue()
         self._stopped: set[int] = set()
         self._forgotten: set[int] = set()
@@ -73,9 +74,7 @@ class Inbox:
         if not self.gone:
             self.gone = True
             self._waiting.put(None)
-            timer = threading.Timer(GRACE_SECONDS, os._exit, (1,))
-            timer.daemon = True
-            timer.start()
+            self._at_end()
 
     def next(self) -> RunOrder | ChatOrder | None:
         """The next order, waited for; None at the end."""
@@ -232,7 +231,7 @@ def main() -> None:
     # What libraries print must not get between the news: it goes to standard error, which is the log.
     wire = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
-    inbox = Inbox(sys.stdin.buffer)
+    inbox = Inbox(sys.stdin.buffer, _end_at_the_latest)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: inbox.close())
     threading.Thread(target=inbox.listen, daemon=True).start()
@@ -246,6 +245,12 @@ def main() -> None:
             if time.monotonic() > deadline or inbox.gone:
                 raise
             time.sleep(0.2)
+
+
+def _end_at_the_latest() -> None:
+    timer = threading.Timer(GRACE_SECONDS, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
 
 
 def _send(wire: BinaryIO, news: News) -> None:
