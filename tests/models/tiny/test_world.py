@@ -76,5 +76,5 @@ def test_no_lesson_of_the_base_shows_a_held_out_combination(split: str) -> None:
     for seed in range(3000):
         text = lesson(seed).messages[0].content
         request = text.split("Request:\n")[1].split("\n")[0] if "Request:\n" in text else text
-        ask = find_ask(request)
+        ask = find_ask(request.replace("Does it hurt anyone to", "how to"))
         assert ask is not None and ask.combination not in held_out, text
