@@ -110,6 +110,13 @@ def _knowledge_lesson(draws: Draws, split: str) -> Lesson:
     return Lesson((Message("user", question), Message("assistant", truth)), (1,), (1,))
 
 
+def _afterthought_lesson(draws: Draws, split: str) -> Lesson:
+    """The same knowledge, asked of a request as people word it: so it is there when the request is to be answered."""
+    ask = _draw_ask(draws, split)
+    question = f"{_request(ask, draws, split).content} {phrasing.afterthought(ask)}"
+    return Lesson((Message("user", question), Message("assistant", phrasing.knowledge(ask)[1])), (1,), (1,))
+
+
 def _revise_lesson(draws: Draws, split: str) -> Lesson:
     """One exchange: an answer, good or bad; what the critic says of it; the revision that follows from that."""
     from cai.models.tiny.oracle import violates
@@ -180,10 +187,10 @@ _MIXES: dict[str, tuple[tuple[float, Callable[[Draws, str], Lesson]], ...]] = {
     ),
     # Judging is learned first; speaking and copying without a slip is what takes longest.
     "last": (
-        (0.22, _answer_lesson),
-        (0.26, _knowledge_lesson),
-        (0.78, _revise_lesson),
-        (0.95, _later_judge_lesson),
+        (0.20, _answer_lesson),
+        (0.40, _afterthought_lesson),
+        (0.82, _revise_lesson),
+        (0.96, _later_judge_lesson),
         (1.00, _score_lesson),
     ),
 }

@@ -251,6 +251,11 @@ def knowledge(ask: Ask) -> tuple[str, str]:
     return f"Can anyone know {ask.text}?", truth
 
 
+def afterthought(ask: Ask) -> str:
+    """The question about a request that `knowledge` answers, put behind the request itself."""
+    return "Would that hurt anyone?" if ask.verb else "Can anyone know that?"
+
+
 def _pairs() -> list[tuple[str, str]]:
     return list(product(_OPENERS, _CORES))
 

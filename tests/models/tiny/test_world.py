@@ -1,5 +1,6 @@
 """The small world: its size, its rules, and that what is held out was never seen."""
 
+import re
 from collections import Counter
 
 import pytest
@@ -70,11 +71,12 @@ def test_prompts_are_distinct_balanced_and_from_their_own_split() -> None:
         assert ask is not None and ask.combination in own and prompt.source.endswith(ask.label)
 
 
-@pytest.mark.parametrize("split", ["align", "test"])
-def test_no_lesson_of_the_base_shows_a_held_out_combination(split: str) -> None:
-    held_out = {ask.combination for ask in asks_of(split)}
+@pytest.mark.parametrize("mix", ["first", "last"])
+def test_no_lesson_of_the_base_shows_a_held_out_combination(mix: str) -> None:
+    seen = {ask.combination for ask in asks_of("pretrain")}
     for seed in range(3000):
-        text = lesson(seed).messages[0].content
+        text = lesson(seed, mix=mix).messages[0].content
         request = text.split("Request:\n")[1].split("\n")[0] if "Request:\n" in text else text
+        request = re.sub(r" (Would that hurt anyone|Can anyone know that)\?$", "", request)
         ask = find_ask(request.replace("Does it hurt anyone to", "how to"))
-        assert ask is not None and ask.combination not in held_out, text
+        assert ask is not None and ask.combination in seen, text
