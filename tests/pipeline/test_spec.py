@@ -41,9 +41,9 @@ def test_every_shipped_pipeline_is_sound(path: Path) -> None:
 
 
 def test_each_stage_finds_its_sources() -> None:
-    sources = [stage.sources for stage in load_pipeline(QUICKSTART, ["prompts.train.limit=8"]).stages]
-    kinds = [stage.kind for stage in load_pipeline(QUICKSTART, ["prompts.train.limit=8"]).stages]
-    assert kinds == ["revise", "prefer", "sft", "prefer", "dpo", "evaluate"]
+    stages = load_pipeline(QUICKSTART, ["prompts.train.limit=8", "stages.4.dpo.pairs=all"]).stages
+    sources = [stage.sources for stage in stages]
+    assert [stage.kind for stage in stages] == ["revise", "prefer", "sft", "prefer", "dpo", "evaluate"]
     assert sources[1].revisions == sources[2].revisions == (1,)
     assert sources[3].start == sources[4].start == 3
     assert sources[4].preferences == (2, 4)
