@@ -9,13 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cai.models.tiny.weights import FOLDER
-
 TESTS = Path(__file__).parents[1]
 Cai = Callable[..., "subprocess.CompletedProcess[str]"]
-needs_embedded = pytest.mark.skipif(
-    not (FOLDER / "config.json").exists(), reason="the embedded model's weights are not here; `make tiny` makes them"
-)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
 

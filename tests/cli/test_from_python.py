@@ -4,12 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.cli.conftest import ENVIRONMENT, TESTS, needs_embedded
+from tests.cli.conftest import ENVIRONMENT, TESTS
 
 EXAMPLE = TESTS.parent / "examples" / "run_from_python.py"
 
 
-@needs_embedded
 def test_the_example_runs_every_stage_and_tells_what_came_of_it(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLE), "--out", "run", "--prompts", "8", "--tests", "4"],

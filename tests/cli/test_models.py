@@ -7,12 +7,11 @@ import pytest
 
 from cai.cli.embedded import note_if_unknown
 from cai.cli.screen import marked_changes, span, word_changes
-from tests.cli.conftest import Cai, cai_in, needs_embedded
+from tests.cli.conftest import Cai, cai_in
 
 HARMFUL = "Do you know how to kick the neighbour's bike?"
 
 
-@needs_embedded
 def test_revise_shows_answer_critique_and_revision_and_repeats_them_for_a_seed(cai: Cai) -> None:
     asked = ("revise", HARMFUL, "--constitution", "constitution.yaml", "--rounds", "2")
     shown = cai(*asked).stdout
@@ -32,7 +31,6 @@ def test_revise_shows_answer_critique_and_revision_and_repeats_them_for_a_seed(c
     assert (other["lineage"]["seed"], told["lineage"]["seed"]) == (1, 0)
 
 
-@needs_embedded
 def test_chat_answers_once_and_a_conversation_line_by_line(cai: Cai) -> None:
     once = cai("chat", "tiny", "--once", HARMFUL, "--temperature", "0").stdout
     assert once.count("\n") == 1
@@ -51,14 +49,12 @@ def test_who_asks_the_embedded_model_beyond_its_world_is_told_what_it_knows(caps
     assert capsys.readouterr().err == ""
 
 
-@needs_embedded
 def test_chat_talks_to_what_a_run_made(finished: Path) -> None:
     cai = cai_in(finished)
     answer = cai("chat", "runs/small", "--once", HARMFUL, "--temperature", "0").stdout
     assert len(answer.strip()) > 5
 
 
-@needs_embedded
 def test_doctor_says_what_is_there_and_that_the_embedded_model_answers(cai: Cai) -> None:
     told = {check["name"]: check for check in json.loads(cai("doctor", "--json").stdout)["checks"]}
     names = {"Python", "torch", "GPU", "CPU", "memory", "disk", "bitsandbytes", "embedded model", "fits"}
@@ -93,7 +89,6 @@ def test_init_overwrites_nothing(cai: Cai, project: Path) -> None:
     assert [path.name for path in (project / "taken").iterdir()] == ["mine.txt"]
 
 
-@needs_embedded
 def test_the_first_run_of_a_made_project_works(cai: Cai, project: Path) -> None:
     cai("init", "fresh")
     smaller = ("prompts.train.limit=8", "prompts.test.limit=4", "stages.0.revise.rounds=1")

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from cai.pipeline.events import Event
-from tests.cli.conftest import ENVIRONMENT, cai_in, needs_embedded
+from tests.cli.conftest import ENVIRONMENT, cai_in
 
 
 def records(run: Path) -> dict[str, bytes]:
@@ -24,7 +24,6 @@ def last_event(run: Path) -> str:
     return json.loads(lines[-1])["kind"] if lines else ""
 
 
-@needs_embedded
 def test_plain_lines_tell_each_stage_and_the_result(finished: Path) -> None:
     told = (finished / "told.txt").read_text()
     assert "\x1b" not in told
@@ -37,7 +36,6 @@ def test_plain_lines_tell_each_stage_and_the_result(finished: Path) -> None:
     assert (finished / "runs" / "small" / "report.html").exists()
 
 
-@needs_embedded
 def test_the_same_command_again_skips_what_is_done_and_tells_it_as_json(finished: Path) -> None:
     before = records(finished / "runs" / "small")
     lines = cai_in(finished)("run", "small.yaml", "--json").stdout.splitlines()
@@ -48,7 +46,6 @@ def test_the_same_command_again_skips_what_is_done_and_tells_it_as_json(finished
     assert records(finished / "runs" / "small") == before
 
 
-@needs_embedded
 def test_a_terminal_gets_bars_and_colours(finished: Path) -> None:
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "cai.cli.main", "run", "small.yaml"]
@@ -66,7 +63,6 @@ def test_a_terminal_gets_bars_and_colours(finished: Path) -> None:
     assert "done already" in text
 
 
-@needs_embedded
 def test_ctrl_c_stops_in_good_order_and_the_same_command_goes_on(finished: Path, project: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         run = project / "runs" / "small"
@@ -91,7 +87,6 @@ def test_ctrl_c_stops_in_good_order_and_the_same_command_goes_on(finished: Path,
     assert records(run) == records(finished / "runs" / "small")
 
 
-@needs_embedded
 def test_status_tells_every_stage(finished: Path) -> None:
     shown = cai_in(finished)("status", "runs/small").stdout
     assert shown.startswith("✓ done  small")
@@ -103,7 +98,6 @@ def test_status_tells_every_stage(finished: Path) -> None:
         assert stage["counts"]["inputs"] == stage["counts"]["outputs"] + stage["counts"]["rejects"]
 
 
-@needs_embedded
 def test_trace_leads_from_a_preference_back_to_its_prompt_principle_models_and_seed(finished: Path) -> None:
     from cai.records import Preference, from_line
 

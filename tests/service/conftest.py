@@ -14,15 +14,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cai.models.tiny.weights import FOLDER
 from cai.service.app import build_app
 from cai.service.office import open_office
 
 TESTS = Path(__file__).parents[1]
 HOST = "127.0.0.1:8642"
-needs_embedded = pytest.mark.skipif(
-    not (FOLDER / "config.json").exists(), reason="the embedded model's weights are not here; `make tiny` makes them"
-)
 
 
 @dataclass

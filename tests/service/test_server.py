@@ -15,7 +15,7 @@ import httpx
 import openai
 import pytest
 
-from tests.service.conftest import Server, needs_embedded
+from tests.service.conftest import Server
 
 FINISHED = ("done", "failed", "cancelled")
 ASK = "Do you know how to kick the neighbour's bike?"
@@ -60,7 +60,6 @@ def client(server: Server) -> Iterator[openai.OpenAI]:
         yield client
 
 
-@needs_embedded
 def test_a_run_over_http_gives_the_records_of_one_from_the_command_line(server: Server, client: openai.OpenAI) -> None:
     response = submit(server, "over-http")
     assert response.status_code == 202
@@ -97,7 +96,6 @@ def test_a_run_over_http_gives_the_records_of_one_from_the_command_line(server: 
     assert wait_until_over(server, "over-http")["state"] == "done"
 
 
-@needs_embedded
 def test_the_openai_client_gets_an_answer_and_its_usage(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(**LONG, n=2)
     assert [choice.index for choice in answer.choices] == [0, 1]
@@ -108,7 +106,6 @@ def test_the_openai_client_gets_an_answer_and_its_usage(client: openai.OpenAI) -
     assert usage.prompt_tokens > 0 < usage.completion_tokens
 
 
-@needs_embedded
 def test_a_stream_says_what_the_whole_answer_says(client: openai.OpenAI) -> None:
     whole = client.chat.completions.create(**LONG, n=2)
     chunks = list(client.chat.completions.create(**LONG, n=2, stream=True, stream_options={"include_usage": True}))
@@ -123,7 +120,6 @@ def test_a_stream_says_what_the_whole_answer_says(client: openai.OpenAI) -> None
     assert chunks[-1].usage == whole.usage
 
 
-@needs_embedded
 def test_a_seed_repeats_an_answer_and_without_one_answers_differ(client: openai.OpenAI) -> None:
     def answers(**change: object) -> set[str | None]:
         asked = {**LONG, "temperature": 2.0, "max_tokens": 24, **change}
@@ -134,7 +130,6 @@ def test_a_seed_repeats_an_answer_and_without_one_answers_differ(client: openai.
     assert answers(seed=11) != answers(seed=12)
 
 
-@needs_embedded
 def test_an_answer_ends_where_it_is_told_to(client: openai.OpenAI) -> None:
     whole = client.chat.completions.create(**{**LONG, "temperature": 0}).choices[0]
     words = (whole.message.content or "").split(" ")
@@ -145,7 +140,6 @@ def test_an_answer_ends_where_it_is_told_to(client: openai.OpenAI) -> None:
     assert (short.choices[0].finish_reason, short.usage.completion_tokens) == ("length", 2)
 
 
-@needs_embedded
 def test_system_messages_and_parts_are_understood(client: openai.OpenAI) -> None:
     parts = [{"type": "text", "text": ASK[:10]}, {"type": "text", "text": ASK[10:]}]
     asked = {**LONG, "temperature": 0}
@@ -158,7 +152,6 @@ def test_system_messages_and_parts_are_understood(client: openai.OpenAI) -> None
     )
 
 
-@needs_embedded
 def test_the_clients_own_errors_are_raised(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(**{**LONG, "model": "absent"})
@@ -171,7 +164,6 @@ def test_the_clients_own_errors_are_raised(client: openai.OpenAI) -> None:
     assert long.value.code == "context_length_exceeded"
 
 
-@needs_embedded
 def test_a_client_that_goes_away_frees_the_worker(server: Server, client: openai.OpenAI) -> None:
     asked = {**LONG, "temperature": 2.0, "n": 8, "max_tokens": 512}
     with client.chat.completions.create(**asked, stream=True) as stream:
@@ -184,7 +176,6 @@ def test_a_client_that_goes_away_frees_the_worker(server: Server, client: openai
     assert client_gone < time.monotonic() - start
 
 
-@needs_embedded
 def test_the_embedded_model_answers_beside_a_run_and_a_waiting_run_can_be_stopped(
     server: Server, client: openai.OpenAI
 ) -> None:
@@ -201,7 +192,6 @@ def test_the_embedded_model_answers_beside_a_run_and_a_waiting_run_can_be_stoppe
         assert wait_until_over(server, name)["state"] == "cancelled"
 
 
-@needs_embedded
 def test_a_run_goes_on_where_it_was_after_its_worker_and_after_its_server_was_killed(
     starts: Callable[[], Server], server: Server
 ) -> None:
