@@ -51,12 +51,16 @@ class Browser:
         return result["result"].get("value")
 
     def wait_for(self, script: str, seconds: float = 60) -> Any:
-        """The script's value, once it is true."""
+        """The script's value, once it is true; between two pages there is nothing to ask, and it asks again."""
         end = time.monotonic() + seconds
-        while not (value := self.evaluate(script)):
+        while True:
+            try:
+                if value := self.evaluate(script):
+                    return value
+            except NoPageYet:
+                pass
             assert time.monotonic() < end, (script, self.evaluate("document.body.innerText"))
             time.sleep(0.1)
-        return value
 
     def _ask(self, method: str, parameters: dict[str, object]) -> dict[str, Any]:
         number = next(self._numbers)
@@ -67,7 +71,10 @@ class Browser:
         while True:
             told = self._read()
             if told.get("id") == number:
-                assert "error" not in told, told
+                error = told.get("error", {})
+                if "execution context" in error.get("message", "").lower():
+                    raise NoPageYet(error["message"])
+                assert not error, told
                 return told["result"]
 
     def _read(self) -> dict[str, Any]:
