@@ -13,6 +13,10 @@ from typing import Any, Self
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
+class NoPageError(Exception):
+    """The browser is between two pages, so there is nothing to ask."""
+
+
 class Browser:
     """One page in one browser, with a profile of its own."""
 
@@ -57,7 +61,7 @@ class Browser:
             try:
                 if value := self.evaluate(script):
                     return value
-            except NoPageYet:
+            except NoPageError:
                 pass
             assert time.monotonic() < end, (script, self.evaluate("document.body.innerText"))
             time.sleep(0.1)
@@ -73,7 +77,7 @@ class Browser:
             if told.get("id") == number:
                 error = told.get("error", {})
                 if "execution context" in error.get("message", "").lower():
-                    raise NoPageYet(error["message"])
+                    raise NoPageError(error["message"])
                 assert not error, told
                 return told["result"]
 
