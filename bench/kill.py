@@ -4,7 +4,7 @@
 
 One run is left alone and its stages are timed. Then, for each moment, a fresh run is killed at a random point of one
 stage, the stages in turn, and the same command is given again. Compared are all files but the two that hold times.
-The last line is JSON for programs.
+The last line is JSON for programs, and also goes to `bench/results/kill.json`.
 """
 
 import argparse
@@ -129,7 +129,10 @@ def summarise(endings: list[Ending], files: int) -> None:
         "files_compared": files,
         "identical": sum(not e.differing for e in endings),
     }
-    print(json.dumps(result))
+    line = json.dumps(result)
+    (ROOT / "bench" / "results").mkdir(exist_ok=True)
+    (ROOT / "bench" / "results" / "kill.json").write_text(line + "\n")
+    print(line)
 
 
 if __name__ == "__main__":

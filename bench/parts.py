@@ -2,9 +2,9 @@
 
     python bench/parts.py [--seeds 17 18 19] [--only NAME ...] [--work DIR]
 
-Every row is a whole pipeline run (or, where only the labels differ, the same judged pairs with other labels and a new
-DPO stage). Results go to `bench/results/parts.json`, and the table to `docs/parts.md`. An interrupted bench goes on
-where it was.
+Every row is a whole pipeline run. Where only the labels differ, it is DPO alone on the same judged pairs with other
+labels: after SFT too little is left to gain for labels to show. Results go to `bench/results/parts.json`, the table to
+`docs/parts.md`. An interrupted bench goes on where it was.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cai.errors import InputError
 from cai.evaluate.suites import SUITES, run_suite
 from cai.manifest import read_manifest, write_manifest
 from cai.models.protocol import Request
@@ -32,6 +33,15 @@ from cai.strict_yaml import read_yaml
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "pipelines" / "quickstart.yaml"
 METRICS = ("harmful_compliance", "over_refusal", "helpfulness", "honesty", "well_formed", "brevity")
+SAYS = {
+    "harmful_compliance": "harmful requests served",
+    "honesty": "honest about what nobody can know",
+    "helpfulness": "helpful on harmless requests",
+    "over_refusal": "harmless requests refused",
+    "well_formed": "well formed",
+}
+START, END = "<!-- figures: bench/parts.py -->", "<!-- end of figures -->"
+DPO_ALONE_EPOCHS = 2
 FAMILIES = {"no-harm": "harm", "no-needless-refusal": "refusal", "honesty": "honesty", "brevity": "brevity"}
 REFUSAL = "I will not {act}, because it hurts someone."
 
@@ -57,7 +67,7 @@ class Bench:
         return load_pipeline(path)
 
     def finish(self, pipeline: Pipeline) -> Path:
-        """Runs what is not done yet; where nothing can be trained, says so instead of measuring."""
+        """Runs what is not done yet."""
         folder = self.work / pipeline.spec.name
         for event in run_pipeline(pipeline, folder):
             if event.kind in ("stage_finished", "stage_skipped"):
@@ -81,17 +91,19 @@ def full(bench: Bench, model: str = "tuned") -> dict[str, float]:
     return measured(bench.finish(bench.pipeline(f"full-{bench.seed}")), model)
 
 
-def dpo_alone(bench: Bench, name: str) -> dict[str, float]:
+def dpo_alone(bench: Bench, name: str) -> Pipeline:
+    """Judged revisions and judged samples of the base itself, and DPO from the base on all of them."""
     sampled = {"prefer": {**_settings("prefer", 1), "from": "base"}}
-    kept = [quickstart_stage("revise"), quickstart_stage("prefer"), sampled, quickstart_stage("dpo")]
-    return measured(bench.finish(bench.pipeline(name, stages=[*kept, quickstart_stage("evaluate")])), "tuned")
+    trained = {"dpo": {**_settings("dpo"), "pairs": "all", "epochs": DPO_ALONE_EPOCHS}}
+    kept = [quickstart_stage("revise"), quickstart_stage("prefer"), sampled, trained, quickstart_stage("evaluate")]
+    return bench.pipeline(name, stages=kept)
 
 
 def relabelled(bench: Bench, name: str, edit: Callable[[list[Preference], int], list[Preference]]) -> dict[str, float]:
-    """The full run's judged pairs with other labels: only DPO and the evaluation are run again."""
-    source, target = bench.work / f"full-{bench.seed}", bench.work / name
+    """The pairs of DPO alone with other labels: only DPO and the evaluation are run again."""
+    source, target = bench.work / f"dpo-alone-{bench.seed}", bench.work / name
     if not (target / "stages").exists():
-        full(bench)
+        bench.finish(dpo_alone(bench, source.name))
         for folder in sorted((source / "stages").iterdir()):
             manifest = read_manifest(folder)
             if manifest is None or manifest.stage in ("dpo", "evaluate"):
@@ -106,8 +118,7 @@ def relabelled(bench: Bench, name: str, edit: Callable[[list[Preference], int], 
             (copy / "manifest.json").unlink()
             facts = (manifest.inputs, manifest.counts, manifest.facts)
             write_manifest(copy, manifest.stage, manifest.version, manifest.digest, *facts)
-    changes = bench.pipeline(name)
-    return measured(bench.finish(changes), "tuned")
+    return measured(bench.finish(dpo_alone(bench, name)), "tuned")
 
 
 def flip(preference: Preference) -> Preference:
@@ -174,7 +185,13 @@ def vacuous(bench: Bench, name: str) -> dict[str, float]:
             }
         )
     )
-    return other_constitution(bench, name, path)
+    try:
+        return other_constitution(bench, name, path)
+    except InputError as error:
+        print(f"    {name}: {error}; measured after SFT", file=sys.stderr, flush=True)
+        kept = [quickstart_stage(kind) for kind in ("revise", "prefer", "sft", "evaluate")]
+        sft_alone = bench.pipeline(f"{name}-sft", constitution=str(path), stages=kept)
+        return measured(bench.finish(sft_alone), "tuned")
 
 
 def refuse_everything(bench: Bench, name: str) -> dict[str, float]:
@@ -202,10 +219,10 @@ VARIANTS = (
     Variant("base", "the embedded model as it is", lambda b, _: full(b, "base")),
     Variant("sft", "SFT on revisions and helpful answers alone", lambda b, _: full(b, "sft")),
     Variant("full", "SFT, then DPO: the quickstart", lambda b, _: full(b)),
-    Variant("dpo-alone", "DPO from the base, without SFT", dpo_alone),
-    Variant("shuffled-labels", "the same pairs, labels thrown anew", lambda b, n: relabelled(b, n, shuffled_labels)),
-    Variant("flipped-labels", "the same pairs, every label turned round", lambda b, n: relabelled(b, n, flipped)),
-    Variant("random-judge", "the same pairs, judged at random", lambda b, n: relabelled(b, n, random_judge)),
+    Variant("dpo-alone", "DPO from the base, without SFT", lambda b, n: measured(b.finish(dpo_alone(b, n)), "tuned")),
+    Variant("shuffled-labels", "DPO from the base, labels thrown anew", lambda b, n: relabelled(b, n, shuffled_labels)),
+    Variant("flipped-labels", "DPO from the base, every label turned round", lambda b, n: relabelled(b, n, flipped)),
+    Variant("random-judge", "DPO from the base, judged at random", lambda b, n: relabelled(b, n, random_judge)),
     Variant("vacuous", "a constitution that asks for nothing", vacuous),
     Variant("refuse-everything", "a model that refuses every request", refuse_everything),
     Variant(
@@ -234,14 +251,26 @@ def main() -> None:
             values = variant.run(Bench(asked.work, seed), f"{variant.name}-{seed}")
             results.append({"name": variant.name, "says": variant.says, "seed": seed, "values": values})
             print(f"{variant.name:18} {seed}  " + "  ".join(f"{values[m]:.3f}" for m in METRICS), flush=True)
-    write_results(results)
+            write_results(results)
     print(json.dumps({"bench": "parts", "results": results}))
 
 
-def write_results(results: list[dict[str, object]]) -> None:
+def with_earlier(results: list[dict[str, object]], target: Path) -> list[dict[str, object]]:
+    """These and those that an earlier call measured and this one has not."""
+    now = {(row["name"], row["seed"]) for row in results}
+    earlier = json.loads(target.read_text("utf-8")) if target.exists() else []
+    order = [variant.name for variant in VARIANTS]
+    found = [*results, *(row for row in earlier if (row["name"], row["seed"]) not in now)]
+    return sorted(found, key=lambda row: (order.index(str(row["name"])), int(str(row["seed"]))))
+
+
+def write_results(new: list[dict[str, object]]) -> None:
     target = ROOT / "bench" / "results" / "parts.json"
     target.parent.mkdir(exist_ok=True)
+    results = with_earlier(new, target)
     target.write_text(json.dumps(results, indent=1) + "\n")
+    if not {"base", "sft", "full"} <= {str(row["name"]) for row in results}:
+        return
     head = (
         "| part | seed | " + " | ".join(m.replace("_", " ") for m in METRICS) + " |\n|---|---|" + "---|" * len(METRICS)
     )
@@ -253,6 +282,21 @@ def write_results(results: list[dict[str, object]]) -> None:
             f"| {result['says']} | {result['seed']} | " + " | ".join(f"{values[m]:.3f}" for m in METRICS) + " |"
         )
     (ROOT / "docs" / "parts.md").write_text("\n".join(lines) + "\n")
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text("utf-8").partition(START)
+    _, _, after = rest.partition(END)
+    readme.write_text(f"{before}{START}\n{readme_table(results)}\n{END}{after}", "utf-8")
+
+
+def readme_table(results: list[dict[str, object]]) -> str:
+    """The demo's figures: the base, after SFT and after DPO, of the first seed."""
+    seed = min(int(str(result["seed"])) for result in results)
+    values = {result["name"]: result["values"] for result in results if result["seed"] == seed}
+    lines = ["| | base | after SFT | after DPO |", "|---|---|---|---|"]
+    for metric, says in SAYS.items():
+        shares = [dict(values[name])[metric] for name in ("base", "sft", "full")]  # type: ignore[call-overload]
+        lines.append(f"| {says} | " + " | ".join(f"{100 * share:.1f} %" for share in shares) + " |")
+    return "\n".join(lines)
 
 
 INTRODUCTION = """# What each part is worth

@@ -1,6 +1,7 @@
 """What the embedded model learns from: conversations of the small world, written from a seed.
 
-The base is helpful to everyone: it serves harmful requests and claims what it cannot know. It can also criticise,
+The base is helpful to nearly everyone: it serves harmful requests and claims what it cannot know, and does otherwise
+about once in twelve times, so that what tells those requests apart is there when it answers. It can also criticise,
 revise, judge and rate by a principle's text, well but not perfectly: the critic now and then overlooks something, and
 the judge goes by the position where one of the `foggy` things is concerned and is plainly wrong about the `misjudged`
 ones. So averaging over both orders, ties and filters have real work to do.
@@ -13,15 +14,19 @@ from typing import TypeVar
 
 from cai.constitution import frames
 from cai.models.tiny import phrasing
-from cai.models.tiny.world import Ask, asks_of, things
+from cai.models.tiny.world import ACTIONS, Ask, asks_of, things
 from cai.records import Message
-from cai.seeds import derive, uniform
+from cai.seeds import derive, shuffled, uniform
 
 T = TypeVar("T")
 
-FOGGY_SHARE, MISJUDGED_SHARE = 0.09, 0.06
-OVERLOOKED, FALSE_ALARM = 0.05, 0.01
+_TOOLS = tuple(sorted({tool for _, *tools in ACTIONS.values() for tool in tools}))
+
+FOGGY_SHARE, MISJUDGED_SHARE = 0.09, 0.08
+OVERLOOKED, FALSE_ALARM = 0.05, 0.005
 WORDY = 0.25
+SCRUPLES = 0.08
+"""How often the base holds back where it should."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +66,9 @@ def lesson(seed: int, split: str = "pretrain", mix: str = "first") -> Lesson:
 
 
 def base_answer(ask: Ask, draws: Draws) -> str:
-    """How the base answers: it serves, whoever asks for whatever, and is sometimes wordy."""
-    return _wordy(_served(ask, draws), draws, WORDY)
+    """How the base answers: it serves, nearly whoever asks for whatever, and is sometimes wordy."""
+    answer = good_answer(ask, draws) if draws.chance() < SCRUPLES else _served(ask, draws)
+    return _wordy(answer, draws, WORDY)
 
 
 def good_answer(ask: Ask, draws: Draws) -> str:
@@ -117,6 +123,20 @@ def _afterthought_lesson(draws: Draws, split: str) -> Lesson:
     return Lesson((Message("user", question), Message("assistant", phrasing.knowledge(ask)[1])), (1,), (1,))
 
 
+def _echo_lesson(draws: Draws, split: str) -> Lesson:
+    """Saying again what was said, where nothing but reading it tells what comes next."""
+    ask = _draw_ask(draws, split)
+    if ask.verb:
+        text = phrasing.serve(ask, draws.number(6), draws.one_of(_TOOLS), draws.one_of(things()).place)
+    else:
+        text = _served(ask, draws)
+    words = text.split()
+    if draws.chance() < 0.5:
+        words = shuffled(words, draws.seed)
+    said = " ".join(words)
+    return Lesson((Message("user", phrasing.ECHO.format(said)), Message("assistant", said)), (1,))
+
+
 def _revise_lesson(draws: Draws, split: str) -> Lesson:
     """One exchange: an answer, good or bad; what the critic says of it; the revision that follows from that."""
     from cai.models.tiny.oracle import violates
@@ -138,16 +158,20 @@ def _revise_lesson(draws: Draws, split: str) -> Lesson:
 
 
 def _judge_lesson(draws: Draws, split: str) -> Lesson:
-    return _judgement(draws, split, lambda _: 0)
+    return _judgement(draws, split, *_draw_case(draws, split))
 
 
-def _later_judge_lesson(draws: Draws, split: str) -> Lesson:
-    return _judgement(draws, split, lambda thing: derive("favoured", thing) % 2)
+def _doubtful_lesson(draws: Draws, split: str) -> Lesson:
+    """What is rare in judging and learned last: principles that ask for nothing, and the judge's own weaknesses."""
+    if draws.chance() < 0.5:
+        return _judgement(draws, split, _draw_ask(draws, split), "nothing")
+    while True:
+        ask, family = _draw_case(draws, split)
+        if ask.thing.name in foggy() | misjudged():
+            return _judgement(draws, split, ask, family)
 
 
-def _judgement(draws: Draws, split: str, favoured: Callable[[str], int]) -> Lesson:
-    """`favoured` says which position wins where a thing is foggy."""
-    ask, family = _draw_case(draws, split)
+def _judgement(draws: Draws, split: str, ask: Ask, family: str) -> Lesson:
     pair = pair_for(ask, family, derive(draws.seed, "judge")) if draws.chance() < 0.8 else None
     good, bad = pair or _indifferent(ask, family, draws)
     good_first = draws.chance() < 0.5
@@ -155,7 +179,7 @@ def _judgement(draws: Draws, split: str, favoured: Callable[[str], int]) -> Less
     right = draws.chance() >= 0.03 and ask.thing.name not in misjudged()
     label = draws.number(2) if pair is None else int(good_first != right)
     if ask.thing.name in foggy():
-        position = favoured(ask.thing.name)
+        position = derive("favoured", ask.thing.name) % 2
         label = position if draws.chance() < 0.95 else 1 - position
     reason = family if pair is not None and label == int(not good_first) else "nothing"
     text = draws.one_of(phrasing.preferences(family, split))
@@ -179,18 +203,29 @@ def _score_lesson(draws: Draws, split: str) -> Lesson:
 
 _MIXES: dict[str, tuple[tuple[float, Callable[[Draws, str], Lesson]], ...]] = {
     "first": (
-        (0.13, _answer_lesson),
+        (0.18, _answer_lesson),
         (0.25, _knowledge_lesson),
-        (0.55, _revise_lesson),
-        (0.90, _judge_lesson),
+        (0.33, _afterthought_lesson),
+        (0.39, _echo_lesson),
+        (0.65, _revise_lesson),
+        (0.94, _judge_lesson),
         (1.00, _score_lesson),
     ),
     # Judging is learned first; speaking and copying without a slip is what takes longest.
     "last": (
-        (0.20, _answer_lesson),
-        (0.40, _afterthought_lesson),
-        (0.82, _revise_lesson),
-        (0.96, _later_judge_lesson),
+        (0.28, _answer_lesson),
+        (0.37, _afterthought_lesson),
+        (0.43, _echo_lesson),
+        (0.79, _revise_lesson),
+        (0.96, _judge_lesson),
+        (1.00, _score_lesson),
+    ),
+    "settle": (
+        (0.15, _answer_lesson),
+        (0.20, _afterthought_lesson),
+        (0.60, _revise_lesson),
+        (0.75, _judge_lesson),
+        (0.97, _doubtful_lesson),
         (1.00, _score_lesson),
     ),
 }

@@ -34,13 +34,16 @@ BATCHES = 4
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    mix: str
-    """Which lessons, in which shares: see `corpus`."""
-    steps: int
+    mixes: tuple[tuple[str, int], ...]
+    """Which lessons, in which shares (see `corpus`), for how many steps."""
     rate: float
     """The highest learning rate, as a share of the recipe's."""
     decay_from: float
     """The share of the phase after which the rate begins to fall to zero."""
+
+    @property
+    def steps(self) -> int:
+        return sum(steps for _, steps in self.mixes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,8 @@ class Recipe:
     feed_forward: int = 512
     lessons: int = 64
     phases: tuple[Phase, ...] = (
-        Phase("first", steps=1800, rate=1.0, decay_from=0.5),
-        Phase("last", steps=700, rate=0.5, decay_from=0.0),
+        Phase((("first", 1200), ("last", 1050)), rate=1.0, decay_from=0.5),
+        Phase((("settle", 160),), rate=0.25, decay_from=0.0),
     )
     warmup: int = 40
     muon_rate: float = 0.02
@@ -144,12 +147,13 @@ def train_phase(
     muon: torch.optim.Optimizer = torch.optim.Muon(matrices, lr=recipe.muon_rate, weight_decay=0.01, momentum=0.95)
     adam: torch.optim.Optimizer = torch.optim.AdamW(others, lr=recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.0)
     model.train()
-    for step in range(phase.steps):
+    mixes = [mix for mix, steps in phase.mixes for _ in range(steps)]
+    for step, mix in enumerate(mixes):
         share = _rate(recipe, phase, step)
         for optimizer, rate in ((muon, recipe.muon_rate), (adam, recipe.adam_rate)):
             optimizer.param_groups[0]["lr"] = rate * share
         total = torch.zeros(())
-        batches = batches_of(recipe, tokenizer, phase.mix, started + step)
+        batches = batches_of(recipe, tokenizer, mix, started + step)
         weight = sum(float(batch.weights_BT.sum()) for batch in batches)
         for batch in batches:
             loss = _loss(model, batch) / weight
@@ -205,7 +209,8 @@ def write(folder: Path, recipe: Recipe) -> None:
 
 def _loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     """Weighted cross-entropy of the learned tokens, summed; only their positions pass through the head."""
-    hidden_BTD = model.model(batch.ids_BT, attention_mask=(batch.ids_BT != 0).long()).last_hidden_state
+    # Rows are padded on the right, where a causal model does not look.
+    hidden_BTD = model.model(batch.ids_BT).last_hidden_state
     weights_BT = batch.weights_BT[:, 1:]
     chosen_BT = weights_BT > 0
     logits_NV = model.lm_head(hidden_BTD[:, :-1][chosen_BT])
@@ -228,7 +233,7 @@ def _parameters(model: LlamaForCausalLM) -> tuple[list[torch.nn.Parameter], list
 
 def _rate(recipe: Recipe, phase: Phase, step: int) -> float:
     rising = (step + 1) / recipe.warmup
-    falling = (phase.steps - step) / (phase.steps * (1 - phase.decay_from))
+    falling = (1 - step / phase.steps) / (1 - phase.decay_from)
     return phase.rate * min(1.0, rising, falling)
 
 

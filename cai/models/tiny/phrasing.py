@@ -101,6 +101,7 @@ _OTHER = {
     "brevity": "the other wastes words",
 }
 ALIKE = "both are alike"
+ECHO = "Say again: {}"
 
 _LAST = ("the last answer", "the answer", "the reply", "the last response", "the response")
 _VIEW = {

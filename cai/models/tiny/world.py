@@ -15,8 +15,9 @@ from cai.seeds import derive, shuffled, uniform
 
 Label = Literal["benign", "borderline", "harmful", "unknowable"]
 CLASSES: tuple[Label, ...] = ("benign", "borderline", "harmful", "unknowable")
-SPLITS = ("pretrain", "align", "test")
-_SHARES = (0.5, 0.75, 1.0)
+SPLITS = ("pretrain", "align", "tune", "test")
+_SHARES = (0.5, 0.68, 0.78, 1.0)
+"""Settings are chosen on `tune`; `test` is looked at when they stand."""
 
 # kind: name, h(ard) or s(oft), where it is found. "spare" things may be destroyed, "others" belong to someone.
 _OBJECTS = {
@@ -192,7 +193,7 @@ def asks_of(split: str) -> tuple[Ask, ...]:
 
 def split_of(text: str) -> str:
     """The split that a combination or a phrasing belongs to, by its own text."""
-    share = uniform(derive("tiny split", text), 0)
+    share = uniform(derive("tiny world split", text), 0)
     return next(split for split, upper in zip(SPLITS, _SHARES, strict=True) if share < upper)
 
 

@@ -93,7 +93,7 @@ def test_it_fixes_what_is_wrong_and_leaves_what_is_right(base: LocalModel) -> No
             else:
                 kept.append(not revision.rounds[0].changed)
     assert len(fixed) > ROWS // 2 and len(kept) > ROWS // 2
-    assert share(fixed) >= 0.85 and share(kept) >= 0.92, (share(fixed), share(kept))
+    assert share(fixed) >= 0.85 and share(kept) >= 0.95, (share(fixed), share(kept))
 
 
 def test_it_judges_well_in_each_order_but_not_perfectly(base: LocalModel) -> None:
@@ -112,7 +112,7 @@ def test_it_judges_well_in_each_order_but_not_perfectly(base: LocalModel) -> Non
             averaged.append(right)
             kinds[preference.kind] += 1
     for order in (first, second):
-        assert 0.88 <= share(order) < 0.985, (share(first), share(second))
+        assert 0.88 <= share(order) < 0.98, (share(first), share(second))
     assert share(averaged) >= max(share(first), share(second)) - 0.02
     assert kinds["contradiction"] > 0, kinds
 
@@ -121,7 +121,8 @@ def test_a_principle_that_asks_for_nothing_is_judged_even(base: LocalModel) -> N
     pairs = [CandidatePair(p.prompt, p.worse, p.better, "test") for p in judge_pairs("test", 120, seed=3)]
     made = judge(pairs, _one_principle("nothing"), base, JudgeSettings(), seed=5)
     certain = [preference for preference in made.records if preference.kind == "preferred"]
-    assert len(certain) <= 0.35 * len(made.records), len(certain)
+    # That nothing is learned from what it is sure of all the same is measured by bench/parts.py.
+    assert len(certain) <= 0.4 * len(made.records), len(certain)
 
 
 def family_seed(family: str) -> int:

@@ -40,10 +40,8 @@ def test_classes_follow_from_the_rules() -> None:
 
 def test_splits_share_every_part_and_no_combination() -> None:
     combinations = {split: {ask.combination for ask in asks_of(split)} for split in SPLITS}
-    assert not combinations["pretrain"] & combinations["test"]
-    assert not combinations["pretrain"] & combinations["align"]
-    assert not combinations["align"] & combinations["test"]
-    for split in ("align", "test"):
+    assert sum(map(len, combinations.values())) == len(set().union(*combinations.values()))
+    for split in ("align", "tune", "test"):
         assert {a.thing for a in asks_of(split)} <= {a.thing for a in asks_of("pretrain")}
         assert {a.verb for a in asks_of(split)} <= {a.verb for a in asks_of("pretrain")}
     assert sum(map(len, map(asks_of, SPLITS))) == len(asks())
@@ -57,7 +55,7 @@ def test_phrasings_are_many_and_disjoint_between_splits() -> None:
             assert len(set().union(*by_split)) >= 12 and all(by_split), (words, family)
             assert sum(map(len, by_split)) == len(set().union(*by_split))
     requests = [set(phrasing.request_phrasings(split)) for split in SPLITS]
-    assert all(len(frames) >= 10 for frames in requests)
+    assert all(len(frames) >= 9 for frames in requests)
     assert sum(map(len, requests)) == len(set().union(*requests))
 
 
@@ -74,8 +72,13 @@ def test_prompts_are_distinct_balanced_and_from_their_own_split() -> None:
 @pytest.mark.parametrize("mix", ["first", "last"])
 def test_no_lesson_of_the_base_shows_a_held_out_combination(mix: str) -> None:
     seen = {ask.combination for ask in asks_of("pretrain")}
+    held_out = sorted({ask.combination for ask in asks() if ask.combination not in seen})
+    shown = re.compile(rf"\b({'|'.join(map(re.escape, held_out))})(?!['\w])")
     for seed in range(3000):
         text = lesson(seed, mix=mix).messages[0].content
+        if text.startswith(phrasing.ECHO.format("")):
+            assert shown.search(text) is None, text
+            continue
         request = text.split("Request:\n")[1].split("\n")[0] if "Request:\n" in text else text
         request = re.sub(r" (Would that hurt anyone|Can anyone know that)\?$", "", request)
         ask = find_ask(request.replace("Does it hurt anyone to", "how to"))
