@@ -32,6 +32,8 @@ class Request:
     sampling: Sampling = Sampling()
     seed: int = 0
     tools: tuple[dict[str, object], ...] = ()
+    logprobs: bool = False
+    """Whether the log-probabilities of what is drawn are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class Reply:
     completion_tokens: int
     token_ids: tuple[int, ...] = ()
     """The sampled ids as they were drawn, the end-of-turn id included; empty where the model does not tell them."""
+    logprobs: tuple[float, ...] = ()
+    """log p of each sampled id before temperature and nucleus, where they were asked for and are known."""
 
 
 @dataclass(frozen=True, slots=True)

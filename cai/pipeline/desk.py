@@ -48,6 +48,20 @@ class Desk:
             self._workbench = open_workbench(self.spec)
         return self._workbench
 
+    def rows_at_once(self) -> int:
+        """How many rows the model takes at once, at most."""
+        return self.workbench().limits.rows
+
+    def take_at_once(self, rows: int | None) -> None:
+        """Take at most this many rows at once from now on, or as many as is usual."""
+        if rows is not None or self._workbench is not None:
+            self.workbench().limits.set(rows)
+
+    def forget(self) -> None:
+        """Nothing that was computed for earlier calls is used by later ones."""
+        if self._workbench is not None:
+            self._workbench.forget()
+
     def view(self, adapter: Path | None = None) -> "LocalModel":
         """The base, or the base with an adapter; the same one each time."""
         if adapter not in self._views:

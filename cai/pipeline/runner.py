@@ -80,7 +80,10 @@ def _stage_events(
     target.mkdir(parents=True, exist_ok=True)
     yield Event("stage_started", stage.name, {"folder": target.name, "resumed": resumed})
     if desk.facts is None:
-        yield from _other_machine(desk.workbench().facts, stage, done)
+        facts = desk.workbench().facts
+        yield from _other_machine(facts, stage, done)
+        if facts["decoding"] != "step loop":
+            yield Event("notice", stage.name, {"text": f"this architecture is decoded by {facts['decoding']}: slower"})
     ledger = yield from run_stage(stage.config, inputs, target, desk)
     counts = {"inputs": ledger.inputs, "outputs": ledger.outputs, "rejects": sum(ledger.rejects.values())}
     facts = {"rejects": ledger.rejects, "notes": ledger.notes, **stage_facts(stage, inputs, desk)}

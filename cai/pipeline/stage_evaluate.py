@@ -57,7 +57,7 @@ def evaluate_stage(config: EvaluateConfig, inputs: Inputs, folder: Path, desk: D
     if "tiny" in config.suites and config.judge_pairs:
         pairs = [Known(_candidate(pair).id, pair) for pair in judge_pairs(JUDGED_SPLIT, config.judge_pairs)]
         chunks += chunked("evaluate", pairs, config.chunk, partial(_judged, inputs.constitution, inputs.seed, desk))
-    return (yield from work_in_chunks(inputs.name, chunks, folder, desk.stop))
+    return (yield from work_in_chunks(inputs.name, chunks, folder, desk))
 
 
 def _judged(constitution: Constitution, seed: int, desk: Desk, pairs: Sequence[Known]) -> Made:

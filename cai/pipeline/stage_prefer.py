@@ -45,4 +45,4 @@ def prefer_stage(config: PreferConfig, inputs: Inputs, folder: Path, desk: Desk)
         chunks = chunked("prefer", revisions, config.chunk, of_revisions)
     else:
         chunks = chunked("prefer", inputs.prompts, config.chunk, of_prompts)
-    return (yield from work_in_chunks(inputs.name, chunks, folder, desk.stop))
+    return (yield from work_in_chunks(inputs.name, chunks, folder, desk))

@@ -28,4 +28,4 @@ def revise_stage(config: ReviseConfig, inputs: Inputs, folder: Path, desk: Desk)
         return Made(len(prompts), outcome.records, outcome.rejects, notes)
 
     chunks = chunked("revise", inputs.prompts, config.chunk, work)
-    return (yield from work_in_chunks(inputs.name, chunks, folder, desk.stop))
+    return (yield from work_in_chunks(inputs.name, chunks, folder, desk))
