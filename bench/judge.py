@@ -82,9 +82,7 @@ def theirs(model: LlamaForCausalLM, verdicts: Sequence[Ids], width: int) -> None
         ids = torch.tensor([[*[0] * (longest - len(prompt)), *prompt] for prompt in batch])
         mask = torch.tensor([[*[0] * (longest - len(prompt)), *[1] * len(prompt)] for prompt in batch])
         with torch.inference_mode():
-            model.generate(
-                ids, attention_mask=mask, do_sample=False, max_new_tokens=VERDICT_TOKENS, pad_token_id=0
-            )
+            model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=VERDICT_TOKENS, pad_token_id=0)
 
 
 if __name__ == "__main__":

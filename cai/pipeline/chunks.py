@@ -48,9 +48,7 @@ def chunked(stage: str, rows: Sequence[Row], size: int, work: Callable[[Sequence
     return [Chunk(len(part), partial(_surviving, stage, part, work)) for part in parts]
 
 
-def work_in_chunks(
-    name: str, chunks: Sequence[Chunk], folder: Path, desk: Desk
-) -> Generator[Event, None, Finished]:
+def work_in_chunks(name: str, chunks: Sequence[Chunk], folder: Path, desk: Desk) -> Generator[Event, None, Finished]:
     """Every chunk that is not there yet, and the stage's ledger from the files."""
     total = sum(chunk.size for chunk in chunks)
     with Journal(folder) as journal:

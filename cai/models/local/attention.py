@@ -241,5 +241,5 @@ def _no_mask(*_: object, **__: object) -> None:
     return None
 
 
-AttentionInterface.register(NAME, attend)  # type: ignore[no-untyped-call]
+AttentionInterface.register(NAME, attend)
 AttentionMaskInterface.register(NAME, _no_mask)

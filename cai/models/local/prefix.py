@@ -105,9 +105,10 @@ class Kept:
 
 def common_length(texts: Sequence[Sequence[int]]) -> int:
     """How many tokens all texts begin with alike."""
-    shortest, longest = min(texts), max(texts)  # of sorted texts the first and the last differ soonest
-    pairs = zip(shortest, longest, strict=False)
-    return next((k for k, (a, b) in enumerate(pairs) if a != b), min(len(shortest), len(longest)))
+    plain = [tuple(text) for text in texts]
+    first, last = min(plain), max(plain)  # of sorted texts the first and the last differ soonest
+    pairs = zip(first, last, strict=False)
+    return next((k for k, (a, b) in enumerate(pairs) if a != b), min(len(first), len(last)))
 
 
 def alike(texts: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -138,8 +138,6 @@ def test_a_row_ends_where_its_ending_says_and_keeps_the_ending_id(make_model):
     assert (stopped.finish, free.finish) == ("stop", "length")
 
 
-
-
 def test_rows_wait_longest_first_and_within_the_limits():
     rows = [DecodeRow((1,) * (1 + 37 * i % 400), Sampling(max_new_tokens=1000), 0) for i in range(200)]
     assert sorted(_longest_first(rows)) == list(range(200))
