@@ -9,7 +9,7 @@ import pytest
 
 from cai.errors import CaiError, Interrupted
 from cai.journal import read_lines
-from cai.models.local.chat import RowError
+from cai.models.protocol import RowError
 from cai.pipeline.chunks import Chunk, Made, chunked, work_in_chunks
 from cai.pipeline.events import Event, Finished, StageEvents
 from cai.records import Reject

@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from cai.models.local.chat import RowError
 from cai.models.local.choices import choice_logps
 from cai.models.local.decode import Decoded, DecodeRow, Decoding, decode
 from cai.models.local.loading import Loaded
 from cai.models.local.lora import Adapters
-from cai.models.protocol import Choice, ChoiceRequest, Reply, Request
+from cai.models.protocol import Choice, ChoiceRequest, Reply, Request, RowError
 
 
 @dataclass(frozen=True, slots=True)

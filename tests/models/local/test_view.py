@@ -2,7 +2,7 @@
 
 import pytest
 
-from cai.models.local.chat import RowError
+from cai.models.protocol import RowError
 from cai.models.local.view import _safe_length
 from cai.models.protocol import ChoiceRequest, Request, Sampling
 from cai.records import Message

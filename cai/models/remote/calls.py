@@ -1,0 +1,175 @@
+"""Calls to one endpoint that end well: admitted by pace and budget, retried within bounds, and what ends the job.
+
+What is asked and what an answer means lives in `model`, `probe` and `choose`.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import NoReturn
+
+from cai.errors import CaiError, EndpointError, InputError
+from cai.models.remote.budget import Budget, Tokens, most_tokens
+from cai.models.remote.client import Client
+from cai.models.remote.faults import Fault, wait_before
+from cai.models.remote.pace import Pace
+from cai.models.remote.spec import RemoteSpec
+from cai.models.remote.wire import Answer
+from cai.records import digest
+
+_GOES_ON = "what was answered is kept, and the same command goes on from there"
+_NEVER_TAKEN = 8
+"""So many requests refused, and none ever taken: the settings are wrong, not the rows."""
+
+
+class Calls:
+    """The state that all calls to one endpoint share; everything here belongs to one event loop."""
+
+    def __init__(self, spec: RemoteSpec, client: Client, budget: Budget, place: str) -> None:
+        self.spec = spec
+        self.client = client
+        self.budget = budget
+        self.place = place
+        self._pace = Pace(spec.concurrency, spec.patience_seconds)
+        self._changed = asyncio.Condition()
+        self._first_call: float | None = None
+        self._refused = 0
+        self._batches = 0
+        self._over: CaiError | None = None
+        """What ended the job, until the next one begins."""
+
+    @asynccontextmanager
+    async def batch(self) -> AsyncIterator[None]:
+        """Around the calls of one job: what ends one of several at a time ends them all, and no new call begins."""
+        if self._batches == 0:
+            self._over = None
+        self._batches += 1
+        try:
+            yield
+        finally:
+            self._batches -= 1
+
+    async def ask(self, fields: Mapping[str, object], reply_tokens: int) -> tuple[Answer, Tokens]:
+        """The answer to a request of these fields, and what was used on the way to it, lost calls included.
+
+        Raises `Fault` where this one request came to nothing, and a `CaiError` where every request would.
+        """
+        body = json.dumps({"model": self.spec.model, **fields, **self.spec.extra}, ensure_ascii=False).encode(
+            "utf-8", "replace"
+        )
+        messages = fields.get("messages")
+        most = most_tokens(len(body), len(messages) if isinstance(messages, list) else 1, reply_tokens)
+        key, tries, lost = digest(body.decode()), 0, Tokens()
+        while True:
+            try:
+                answer, used = await self._one(body, most)
+            except Fault as fault:
+                lost += Tokens(*fault.used) if fault.used else Tokens()
+                tries += not self._pace.broken
+                if fault.kind == "row":
+                    raise
+                if tries >= self.spec.tries:
+                    raise Fault("row", fault.reason, f"{fault.detail}, after {tries} tries", used=_pair(lost)) from None
+                await asyncio.sleep(wait_before(max(tries, 1), key))
+            else:
+                return answer, used + lost
+
+    async def _one(self, body: bytes, most: Tokens) -> tuple[Answer, Tokens]:
+        """One call. Its place in pace and budget is given back whatever happens."""
+        seconds = await self._admitted(most)
+        began, used = time.monotonic(), Tokens()
+        try:
+            answer = await self.client.post(body, seconds)
+            used = most if answer.used is None else Tokens(*answer.used)
+            self._check_name(answer)
+        except Fault as fault:
+            used = Tokens(*fault.used) if fault.used else used
+            self._note(fault, began)
+            raise
+        except BaseException:
+            self._pace.dropped()
+            raise
+        else:
+            self._pace.answered()
+            return answer, used
+        finally:
+            self.budget.settle(most, used)
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _admitted(self, most: Tokens) -> float:
+        """Waits until this call may be made; the seconds that it may take."""
+        async with self._changed:
+            while True:
+                if self._over is not None:
+                    raise self._over
+                now = time.monotonic()
+                over = self.budget.exceeded_by(most)
+                left = self._seconds_left(now)
+                if self._pace.in_flight == 0:
+                    # Only now is nothing under way that is paid for and would be lost.
+                    self._refuse_what_is_over(over, left)
+                wait = None if over or left <= 0 else self._pace.wait(now)
+                if wait == 0:
+                    self._pace.begin()
+                    self.budget.reserve(most)
+                    self._first_call = now if self._first_call is None else self._first_call
+                    return min(self.spec.call_seconds, left)
+                try:
+                    await asyncio.wait_for(self._changed.wait(), wait)
+                except TimeoutError:
+                    continue
+
+    def _seconds_left(self, now: float) -> float:
+        if self.spec.limits.seconds is None or self._first_call is None:
+            return self.spec.limits.seconds or float("inf")
+        return self.spec.limits.seconds - (now - self._first_call)
+
+    def _refuse_what_is_over(self, over: str, left: float) -> None:
+        if over:
+            self._end(EndpointError(self.place, over, f"raise it under limits; {_GOES_ON}"))
+        if left <= 0:
+            problem = f"the limit of {self.spec.limits.seconds:g} seconds is reached"
+            self._end(EndpointError(self.place, problem, f"raise it under limits; {_GOES_ON}"))
+
+    def _check_name(self, answer: Answer) -> None:
+        """A dated name such as `small-2026-01-31`, or the last part of a path, is the same model."""
+        asked, served = self.spec.model, answer.served
+        expected = {asked, self.spec.served_as}
+        dated = self.spec.served_as is None and served.startswith(f"{asked}-")
+        if served and served not in expected and not dated and served != asked.rpartition("/")[2]:
+            remedy = f"if that is the same model, set served_as: {served}"
+            raise Fault("setup", "wrong model", f"{served!r} answered instead of {asked!r}", remedy, used=answer.used)
+
+    def _note(self, fault: Fault, began: float) -> None:
+        """What a fault says about the endpoint; raises what ends the job."""
+        now = time.monotonic()
+        if fault.kind == "row":
+            self._pace.refused()
+            self._refused += 1
+            if not self._pace.ever_answered and self._refused >= _NEVER_TAKEN:
+                self._stop(f"it refused every request, at last with {fault}", "check model and extra")
+            return
+        self._pace.failed(began, now, fault.busy, fault.wait)
+        if fault.kind == "stop" or (fault.kind == "setup" and not self._pace.ever_answered):
+            self._stop(str(fault), fault.remedy)
+        if fault.wait is not None and fault.wait > self.spec.patience_seconds:
+            problem = f"it asks to wait {fault.wait:.0f} s ({fault})"
+            self._end(EndpointError(self.place, problem, f"wait, or raise patience_seconds; {_GOES_ON}"))
+        if self._pace.dead(now):
+            problem = f"it gave no answer for {self.spec.patience_seconds:g} s, at last {fault}"
+            remedy = fault.remedy or "see that the endpoint is up"
+            self._end(EndpointError(self.place, problem, f"{remedy}; {_GOES_ON}"))
+
+    def _stop(self, problem: str, remedy: str) -> NoReturn:
+        self._end(InputError(self.place, problem, None, f"{remedy}; {_GOES_ON}"))
+
+    def _end(self, error: CaiError) -> NoReturn:
+        self._over = self._over or error
+        raise error from None
+
+
+def _pair(tokens: Tokens) -> tuple[int, int] | None:
+    return (tokens.prompt, tokens.reply) if tokens.all else None

@@ -1,0 +1,420 @@
+"""A remote model against an endpoint that misbehaves: what becomes of a row, of the job, and of what was paid."""
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cai.errors import CaiError, EndpointError, InputError, MissingModel
+from cai.models.protocol import Choice, ChoiceRequest, Failed, Reply, Request
+from cai.models.remote.model import RemoteModel
+from cai.records import Message
+from tests.models.remote.conftest import Open, asking, first_fails
+from tests.models.remote.fake_server import PASSING, Asked, Served
+
+AB = ("A", "B")
+
+
+def texts(results: list[Reply | Failed]) -> list[str]:
+    return [result.text if isinstance(result, Reply) else result.reason for result in results]
+
+
+def weighing(text: str, continuations: tuple[str, ...] = AB) -> ChoiceRequest:
+    return ChoiceRequest((Message("user", text),), continuations)
+
+
+def asked_rows(server: Served) -> list[Asked]:
+    return [asked for asked in server.calls if not asked.probes]
+
+
+def test_replies_come_in_the_order_asked_and_each_question_is_asked_once(server: Served, remote: Open) -> None:
+    requests = [asking(f"row {i % 30}", seed=i % 30) for i in range(60)]
+    results = remote().generate(requests)
+    assert texts(results) == [f"reply to row {i % 30}" for i in range(60)]
+    assert len(asked_rows(server)) == 30
+    assert isinstance(results[0], Reply)
+    assert (results[0].finish, results[0].prompt_tokens, results[0].completion_tokens) == ("stop", 10, 4)
+
+
+def test_the_request_says_what_was_asked_for(server: Served, remote: Open) -> None:
+    request = Request((Message("system", "Be kind."), Message("user", "hi")), asking("").sampling, (5 << 31) + 7)
+    remote(extra={"top_k": 20}).generate([request])
+    assert asked_rows(server)[0].body == {
+        "model": "small",
+        "messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "hi"}],
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "max_tokens": 32,
+        "seed": 7,
+        "top_k": 20,
+    }
+
+
+def test_nothing_that_was_answered_is_asked_again(server: Served, remote: Open) -> None:
+    requests = [asking(f"row {i}") for i in range(10)]
+    model = remote()
+    first, chosen = model.generate(requests), model.choose([weighing("x")])
+    asked, used, facts = len(server.calls), model.used, model.facts
+    model.close()
+    again = remote()
+    assert again.generate(requests) == first
+    assert again.choose([weighing("x")]) == chosen
+    assert len(server.calls) == asked
+    assert again.used == used
+    assert again.facts == facts
+    again.generate([asking("row 3", seed=1)])
+    assert len(server.calls) == asked + 1
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_a_fault_that_passes_is_retried_and_the_reply_is_whole(server: Served, remote: Open, fault: str) -> None:
+    stream = fault == "cut stream"
+    server.plan = first_fails(fault)
+    results = remote(stream=stream).generate([asking("row 1"), asking("row 2")])
+    assert texts(results) == ["reply to row 1", "reply to row 2"]
+    assert server.faults[fault] == 2
+    assert all(server.paid[asked.key] == 1 for asked in asked_rows(server))
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "detail"),
+    [
+        ("reset", "connection lost", "after 3 tries"),
+        ("500", "server error", "HTTP 500: oops, after 3 tries"),
+        ("429", "rate limited", "HTTP 429: slow down, after 3 tries"),
+        ("html", "not JSON", "<html>"),
+        ("deep json", "not JSON", "after 3 tries"),
+        ("empty body", "not JSON", "it is empty"),
+        ("empty choices", "empty choices", "after 3 tries"),
+        ("second choice only", "unclear reply", "no choice has index 0"),
+        ("wrong model", "wrong model", "'another-model' answered instead of 'small'"),
+        ("error with 200", "server error", "oops"),
+        ("drip", "timeout", "no whole reply within 0.8 s"),
+        ("hang", "timeout", "ReadTimeout"),
+        ("endless", "too large", "more than 200000 bytes"),
+    ],
+)
+def test_a_row_that_always_fails_is_lost_alone_and_named(
+    server: Served, remote: Open, fault: str, reason: str, detail: str
+) -> None:
+    server.plan = lambda asked, attempt: fault if asked.words == "bad" else "ok"
+    results = remote(tries=3).generate([asking(text) for text in ("good", "bad", "fine")])
+    assert texts(results) == ["reply to good", reason, "reply to fine"]
+    assert isinstance(results[1], Failed)
+    assert detail in results[1].detail
+    assert server.faults[fault] == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"), [("400", "request refused"), ("too long", "too long"), ("no tools", "no tools")]
+)
+def test_a_request_that_will_never_be_taken_is_not_tried_again(
+    server: Served, remote: Open, fault: str, reason: str
+) -> None:
+    server.plan = lambda asked, attempt: fault if asked.words == "bad" else "400" if "tools" in asked.body else "ok"
+    bad = Request((Message("user", "bad"),), tools=({"type": "function"},) if fault == "no tools" else ())
+    results = remote().generate([asking("good"), bad])
+    assert texts(results) == ["reply to good", reason]
+    assert server.faults[fault] == (fault != "no tools")
+
+
+@pytest.mark.parametrize(("ending", "reason"), [("content filter", "content filter"), ("tool call", "tool call")])
+def test_a_paid_reply_that_is_no_answer_is_a_reject_and_is_not_paid_for_again(
+    server: Served, remote: Open, ending: str, reason: str
+) -> None:
+    server.plan = first_fails(ending, 100)
+    for _ in range(2):
+        model = remote()
+        assert texts(model.generate([asking("x")])) == [reason]
+        model.close()
+    assert len(asked_rows(server)) == 1
+
+
+@pytest.mark.parametrize("fault", ["choices reversed", "choice twice"])
+def test_unusual_but_correct_replies_are_taken_at_once(server: Served, remote: Open, fault: str) -> None:
+    server.plan = first_fails(fault, 100)
+    assert texts(remote().generate([asking("x")])) == ["reply to x"]
+    assert len(asked_rows(server)) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("401", "key refused (HTTP 401: bad key); check the key"),
+        ("403", "key refused (HTTP 403: not yours)"),
+        ("402", "no credit"),
+        ("quota", "no credit (HTTP 429: insufficient_quota"),
+    ],
+)
+def test_what_no_retry_can_mend_stops_at_once_and_keeps_what_was_answered(
+    server: Served, remote: Open, fault: str, told: str
+) -> None:
+    server.plan = lambda asked, attempt: fault if asked.words == "row 20" else "ok"
+    model = remote()
+    with pytest.raises(InputError) as caught:
+        model.generate([asking(f"row {i}") for i in range(40)])
+    assert told in str(caught.value)
+    assert str(caught.value).startswith("model 'teacher' at 127.0.0.1:")
+    assert str(caught.value).endswith("the same command goes on from there")
+    assert server.faults[fault] == 1
+    model.close()
+    server.plan = lambda asked, attempt: "ok"
+    assert len(remote().generate([asking(f"row {i}") for i in range(40)])) == 40
+    assert set(server.paid.values()) == {1}, "no reply was paid for twice"
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("redirect", "redirected (HTTP 302); redirects are not followed"),
+        ("404", "not found (HTTP 404: no such route); check url"),
+        ("wrong model", "set served_as: another-model"),
+    ],
+)
+def test_a_mistake_in_the_settings_is_told_at_the_first_call(
+    server: Served, remote: Open, fault: str, told: str
+) -> None:
+    server.plan = lambda asked, attempt: fault
+    with pytest.raises(InputError) as caught:
+        remote().generate([asking("x")])
+    assert told in str(caught.value)
+    assert len(server.calls) == 1
+
+
+def test_no_redirect_is_followed(server: Served, remote: Open) -> None:
+    server.plan = first_fails("redirect", 100)
+    assert texts(remote(tries=2).generate([asking("x")])) == ["redirected"]
+    assert len(asked_rows(server)) == 2
+
+
+def test_a_name_that_belongs_to_the_model_is_not_a_foreign_one(server: Served, remote: Open) -> None:
+    server.models = []
+    for served, settings in (("small-2026-01-31", {}), ("x", {"served_as": "x"}), ("small", {"model": "org/small"})):
+        server.model = served
+        assert texts(remote(f"as {served}", **settings).generate([asking("x")])) == ["reply to x"]
+
+
+def test_a_model_that_is_not_listed_is_refused_with_those_that_are(server: Served, remote: Open) -> None:
+    server.models = [{"id": "large"}, {"id": "medium"}]
+    with pytest.raises(MissingModel, match=r"no such model, got small; it has large, medium"):
+        remote().generate([asking("x")])
+    assert server.calls == []
+
+
+def test_an_endpoint_that_is_not_there_is_refused_at_once(remote: Open) -> None:
+    model = remote(url="http://127.0.0.1:9/v1")
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"no connection \(ConnectError\); see that the endpoint is running"):
+        model.generate([asking("x")])
+    assert time.monotonic() - began < 5
+
+
+def test_an_endpoint_that_dies_costs_no_row_its_life(server: Served, remote: Open) -> None:
+    """All calls after the tenth fail for a while: the job ends without a single failed row, and goes on later."""
+    server.plan = lambda asked, attempt: "ok" if asked.probes or len(server.calls) < 12 else "500"
+    model = remote(patience_seconds=0.5, tries=5)
+    with pytest.raises(EndpointError, match="at last server error"):
+        model.generate([asking(f"row {i}") for i in range(30)])
+    model.close()
+    server.plan = lambda asked, attempt: "ok"
+    results = remote().generate([asking(f"row {i}") for i in range(30)])
+    assert texts(results) == [f"reply to row {i}" for i in range(30)]
+    assert set(server.paid.values()) == {1}
+
+
+def test_an_endpoint_that_recovers_is_waited_for(server: Served, remote: Open) -> None:
+    began = time.monotonic()
+    server.plan = lambda asked, attempt: "ok" if asked.probes or time.monotonic() - began > 1 else "503"
+    results = remote(patience_seconds=20, tries=5).generate([asking(f"row {i}") for i in range(20)])
+    assert texts(results) == [f"reply to row {i}" for i in range(20)]
+
+
+def test_an_endpoint_that_asks_to_wait_for_too_long_ends_the_job(server: Served, remote: Open) -> None:
+    server.plan = first_fails("429 an hour")
+    with pytest.raises(EndpointError, match=r"asks to wait 3600 s .*raise patience_seconds"):
+        remote().generate([asking("x")])
+
+
+def test_an_endpoint_that_refuses_everything_ends_the_job(server: Served, remote: Open) -> None:
+    server.plan = lambda asked, attempt: "400"
+    with pytest.raises(InputError, match=r"it takes not even a plain request: request refused .HTTP 400: unknown"):
+        remote().generate([asking("x")])
+
+
+def test_calls_at_a_time_stay_within_the_setting(server: Served, remote: Open) -> None:
+    server.delay = 0.005
+    remote(concurrency=6).generate([asking(f"row {i}") for i in range(200)])
+    assert 4 <= server.most_at_once <= 6
+
+
+def test_a_token_limit_is_never_passed_and_what_was_paid_for_is_kept(server: Served, remote: Open) -> None:
+    requests = [asking(f"row {i}") for i in range(100)]
+    model = remote(limits={"tokens": 1500})
+    with pytest.raises(EndpointError, match=r"the limit of 1500 tokens is reached: \d+ are used; raise it under"):
+        model.generate(requests)
+    paid = len(server.paid)
+    assert 0 < model.used.all <= 1500
+    assert len(set(server.paid.values())) == 1
+    model.close()
+    results = remote(limits={"tokens": 100_000}).generate(requests)
+    assert texts(results) == [f"reply to row {i}" for i in range(100)]
+    assert set(server.paid.values()) == {1}
+    assert len(server.paid) > paid
+
+
+def test_a_cost_limit_counts_what_the_journal_holds(server: Served, remote: Open) -> None:
+    settings = {"prices": {"prompt": 1000, "reply": 2000}, "limits": {"cost": 2}}
+    model = remote(**settings)
+    model.generate([asking("row 1")])
+    assert model.cost is not None
+    # Two probes and a row: 3 x 10 prompt tokens and 4 + 4 + 4 reply tokens.
+    assert model.cost == pytest.approx(3 * 10 * 1e-3 + 12 * 2e-3)
+    before = model.cost
+    model.close()
+    again = remote(**settings)
+    assert again.cost == before
+    with pytest.raises(EndpointError, match="the limit of 2 on cost is reached"):
+        again.generate([asking(f"row {i}") for i in range(100)])
+    assert again.cost <= 2
+
+
+def test_a_reply_without_usage_counts_as_the_most_it_can_have_been(server: Served, remote: Open) -> None:
+    server.usage = False
+    model = remote()
+    (reply,) = model.generate([asking("x")])
+    assert isinstance(reply, Reply)
+    assert reply.completion_tokens == 0
+    assert model.used.reply >= 32
+    assert model.used.prompt > 100
+
+
+def test_a_time_limit_ends_the_job(server: Served, remote: Open) -> None:
+    server.delay = 0.05
+    began = time.monotonic()
+    with pytest.raises(EndpointError, match=r"the limit of 0\.6 seconds is reached"):
+        remote(limits={"seconds": 0.6}, concurrency=1).generate([asking(f"row {i}") for i in range(100)])
+    assert time.monotonic() - began < 5
+    assert set(server.paid.values()) == {1}
+
+
+def test_it_works_from_many_threads_and_inside_a_running_loop(server: Served, remote: Open) -> None:
+    model = remote()
+    found: dict[int, list[str]] = {}
+
+    def work(number: int) -> None:
+        found[number] = texts(model.generate([asking(f"row {i}") for i in range(20)]))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    async def inside() -> list[str]:
+        return texts(model.generate([asking(f"row {i}") for i in range(20)]))
+
+    assert [*found.values(), asyncio.run(inside())] == [[f"reply to row {i}" for i in range(20)]] * 5
+    assert len(asked_rows(server)) == 20, "equal questions of several threads wait for one answer"
+
+
+def test_an_empty_batch_asks_nothing(server: Served, remote: Open) -> None:
+    model = remote()
+    assert model.generate([]) == []
+    assert model.choose([]) == []
+    assert server.calls == []
+
+
+def test_a_closed_model_leaves_no_thread(remote: Open) -> None:
+    model = remote()
+    model.generate([asking("x")])
+    model.close()
+    assert "remote teacher" not in [thread.name for thread in threading.enumerate()]
+    model.close()
+
+
+def test_a_full_disk_ends_the_job(remote: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    model: RemoteModel = remote()
+    model.generate([asking("x")])
+
+    def full(*_: object) -> None:
+        raise CaiError("journal: cannot be written (No space left on device)")
+
+    monkeypatch.setattr(model._ledger._journal, "commit", full)
+    with pytest.raises(CaiError, match="No space left on device"):
+        model.generate([asking("y")])
+
+
+def test_choices_are_read_by_log_probabilities_where_they_are_told(server: Served, remote: Open) -> None:
+    (choice,) = remote().choose([weighing("x")])
+    assert isinstance(choice, Choice)
+    assert choice.way == "log-probabilities"
+    assert choice.probabilities == pytest.approx((0.75, 0.25))
+    body = asked_rows(server)[0].body
+    assert (body["max_tokens"], body["temperature"], body["top_logprobs"]) == (1, 1.0, 20)
+
+
+def test_choices_fall_back_to_structured_output_and_then_to_parsed_text(server: Served, remote: Open) -> None:
+    server.logprobs = False
+    server.p_of_a = lambda asked: 0.2
+    (choice,) = remote("one").choose([weighing("x")])
+    assert isinstance(choice, Choice)
+    assert (choice.probabilities, choice.way) == ((0.0, 1.0), "structured output")
+    server.schema = False
+    server.answer = lambda asked: "Answer: A"
+    (choice,) = remote("two").choose([weighing("x")])
+    assert isinstance(choice, Choice)
+    assert (choice.probabilities, choice.way) == ((1.0, 0.0), "parsed text")
+
+
+def test_a_judge_that_does_not_say_is_a_failed_choice_and_never_a_label(server: Served, remote: Open) -> None:
+    server.logprobs = server.schema = False
+    server.answer = lambda asked: "Both have their merits."
+    for _ in range(2):
+        model = remote()
+        (failed,) = model.choose([weighing("x")])
+        assert isinstance(failed, Failed)
+        assert failed.reason == "unclear judgement"
+        assert "Both have their merits." in failed.detail
+        model.close()
+    assert len(asked_rows(server)) == 1, "what was paid for is not asked again"
+
+
+def test_texts_that_begin_alike_are_not_read_from_the_first_token(server: Served, remote: Open) -> None:
+    server.schema = False
+    server.answer = lambda asked: "10"
+    (choice,) = remote().choose([weighing("x", ("1", "5", "10"))])
+    assert isinstance(choice, Choice)
+    assert (choice.way, choice.probabilities) == ("parsed text", (0.0, 0.0, 1.0))
+
+
+def test_what_an_endpoint_takes_is_found_out_and_not_assumed(server: Served, remote: Open) -> None:
+    server.limit, server.seed, server.logprobs = "max_completion_tokens", False, False
+    model = remote()
+    assert texts(model.generate([asking("x")])) == ["reply to x"]
+    model.choose([weighing("x")])
+    assert {"max_completion_tokens"} == {"max_tokens", "max_completion_tokens"} & asked_rows(server)[0].body.keys()
+    assert "seed" not in asked_rows(server)[0].body
+    assert model.facts["abilities"] == {
+        "context": 4096, "limit": "max_completion_tokens", "logprobs": 0, "schema": True, "seed": False,
+    }  # fmt: skip
+
+
+def test_a_seed_is_probed_and_sent_only_where_something_is_drawn(server: Served, remote: Open) -> None:
+    remote().generate([asking("x", seed=3, temperature=0.0)])
+    assert all("seed" not in asked.body for asked in server.calls)
+
+
+def test_probing_survives_faults(server: Served, remote: Open) -> None:
+    server.plan = lambda asked, attempt: "ok" if attempt > 1 else "500"
+    model = remote()
+    assert texts(model.generate([asking("x")])) == ["reply to x"]
+    assert isinstance(model.choose([weighing("x")])[0], Choice)
+
+
+def test_it_says_what_it_is_without_asking_anyone(server: Served, remote: Open, tmp_path: Path) -> None:
+    model = remote(key_env=None)
+    assert model.fingerprint.startswith("remote:")
+    assert repr(model) == f"RemoteModel('teacher' at {server.url[7:-3]}, <no key>)"
+    assert server.calls == []
