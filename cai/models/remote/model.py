@@ -166,7 +166,7 @@ class _Session:
     async def choose(self, key: str, request: ChoiceRequest) -> Choice | Failed:
         said = ""
         async for way in ways(request, self.abilities, self.calls.spec.choice_tokens):
-            value = await self._kept(digest([key, way.name]), partial(self._chosen, way))
+            value = await self._kept(digest([key, way.name, way.reply_tokens]), partial(self._chosen, way))
             if isinstance(value, Failed):
                 return value
             told = cast("list[float | None] | None", value["logprobs"])
@@ -256,12 +256,12 @@ def _reply_key(spec: RemoteSpec, request: Request) -> str:
     """A hash of endpoint, model, conversation, sampling and seed; not of how the endpoint likes to be asked."""
     sampling: Sampling = request.sampling
     asked = [[as_dict(message) for message in request.messages], as_dict(sampling), list(request.tools)]
-    return digest(["generate", spec.fingerprint, asked, request.seed])
+    return digest(["generate", spec.identity, asked, request.seed])
 
 
 def _choice_key(spec: RemoteSpec, request: ChoiceRequest) -> str:
     messages = [as_dict(message) for message in request.messages]
-    return digest(["choose", spec.fingerprint, messages, request.continuations])
+    return digest(["choose", spec.identity, messages, request.continuations])
 
 
 def _place(spec: RemoteSpec, name: str) -> str:

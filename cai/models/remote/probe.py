@@ -173,4 +173,4 @@ def chosen_in(text: str, words: tuple[str, ...]) -> str | None:
 
 
 def _key(spec: RemoteSpec, name: str) -> str:
-    return digest(["ability", spec.fingerprint, name])
+    return digest(["ability", spec.identity, name])

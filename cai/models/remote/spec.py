@@ -125,9 +125,14 @@ class RemoteSpec(BaseModel):
         return urlsplit(self.url).netloc
 
     @property
+    def identity(self) -> str:
+        """Who is asked: what every reply in the journal is kept under."""
+        return digest([self.base, self.model, self.extra])
+
+    @property
     def fingerprint(self) -> str:
-        """What is asked for, and where. Which weights answer is the endpoint's word: `served` in the journal."""
-        return "remote:" + digest([self.base, self.model, self.extra])
+        """Who is asked, and how choices are read. Which weights answer is the endpoint's word: the journal has it."""
+        return "remote:" + digest([self.identity, self.choice_tokens])
 
 
 def _check_url(url: str, has_key: bool) -> None:
