@@ -20,6 +20,8 @@ from cai.models.remote.wire import Answer
 from cai.records import digest
 
 _GOES_ON = "what was answered is kept, and the same command goes on from there"
+GRACE = 30.0
+"""Seconds that calls under way may take to end when the job does: they are paid for."""
 _NEVER_TAKEN = 8
 """So many requests refused, and none ever taken: the settings are wrong, not the rows."""
 
@@ -116,7 +118,7 @@ class Calls:
                     self._pace.begin()
                     self.budget.reserve(most)
                     self._first_call = now if self._first_call is None else self._first_call
-                    return min(self.spec.call_seconds, left)
+                    return min(self.spec.call_seconds, left + GRACE)
                 try:
                     await asyncio.wait_for(self._changed.wait(), wait)
                 except TimeoutError:

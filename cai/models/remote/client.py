@@ -35,8 +35,10 @@ class Client:
             timeout=timeouts,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=spec.concurrency),
             follow_redirects=False,
-            # Proxies and .netrc would send the key, or another one, where the settings do not say.
+            # Proxies and .netrc would send the key, or another one, where the settings do not say. Certificates of
+            # one's own (SSL_CERT_FILE) may come from the environment.
             trust_env=False,
+            verify=httpx.create_ssl_context(),
         )
 
     async def post(self, body: bytes, seconds: float) -> Answer:

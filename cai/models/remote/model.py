@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 
 from cai.models.protocol import Choice, ChoiceRequest, Failed, Finish, Reply, Request, Sampling
 from cai.models.remote.budget import Budget, Tokens
-from cai.models.remote.calls import Calls
+from cai.models.remote.calls import GRACE, Calls
 from cai.models.remote.choose import Way, ways
 from cai.models.remote.client import Client
 from cai.models.remote.faults import Fault
@@ -31,8 +31,6 @@ from cai.records import as_dict, digest
 
 Asked = TypeVar("Asked")
 Result = TypeVar("Result")
-_GRACE = 30.0
-"""Seconds that calls under way may take to end when the job does."""
 _SEED_BITS = 31
 """What every server takes: some keep seeds in 32 bits with a sign."""
 
@@ -235,7 +233,7 @@ async def _all_done(work: Sequence[Coroutine[object, object, None]]) -> None:
         if tasks:
             done, under_way = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             if under_way:
-                await asyncio.wait(under_way, timeout=_GRACE)
+                await asyncio.wait(under_way, timeout=GRACE)
             for task in done:
                 task.result()
     finally:

@@ -46,7 +46,7 @@ class Limits(BaseModel):
     tokens: Annotated[int, Field(ge=0)] | None = None
     """Prompt and reply together."""
     seconds: Seconds | None = None
-    """From the first call of one command on; going on later starts anew."""
+    """From the first call of one command on; going on later starts anew. Calls under way then may end."""
 
 
 class Prices(BaseModel):

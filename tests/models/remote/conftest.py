@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from cai.models.protocol import Request, Sampling
+from cai.models.protocol import Failed, Reply, Request, Sampling
 from cai.models.remote import calls, faults
 from cai.models.remote.model import RemoteModel, open_remote
 from cai.models.remote.spec import RemoteSpec
 from cai.records import Message
-from tests.models.remote.fake_server import Plan, Served, running
+from tests.models.remote.fake_server import Asked, Plan, Served, running
 
 SHORT: dict[str, object] = {
     "connect_seconds": 2,
@@ -25,6 +25,14 @@ Open = Callable[..., RemoteModel]
 
 def asking(text: str, seed: int = 0, temperature: float = 1.0) -> Request:
     return Request((Message("user", text),), Sampling(temperature=temperature, max_new_tokens=32), seed)
+
+
+def texts(results: list[Reply | Failed]) -> list[str]:
+    return [result.text if isinstance(result, Reply) else result.reason for result in results]
+
+
+def asked_rows(server: Served) -> list[Asked]:
+    return [asked for asked in server.calls if not asked.probes]
 
 
 def first_fails(fault: str, times: int = 1) -> Plan:

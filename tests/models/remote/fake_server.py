@@ -60,7 +60,7 @@ class Served:
     paid: Counter[str] = field(default_factory=Counter)
     """Whole replies that were sent, by key."""
     faults: Counter[str] = field(default_factory=Counter)
-    note: Callable[[str], None] = lambda key: None
+    note: Callable[[Asked], None] = lambda asked: None
     most_at_once: int = 0
     at_once: int = 0
     url: str = ""
@@ -249,7 +249,7 @@ def _unfit(served: Served, asked: Asked) -> str:
 async def _paid(served: Served, asked: Asked, writer: asyncio.StreamWriter) -> None:
     await writer.drain()
     served.paid[asked.key] += 1
-    served.note(asked.key)
+    served.note(asked)
 
 
 async def _misbehave(served: Served, asked: Asked, writer: asyncio.StreamWriter, fault: str) -> bool:
