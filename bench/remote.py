@@ -64,6 +64,7 @@ class Measured:
     calls: int = 0
     paid_twice: int = 0
     kept_and_paid_twice: int = 0
+    paid_twice_for_nothing: int = 0
     failed_calls: int = 0
     tried_ways: int = 0
 
@@ -104,17 +105,19 @@ def scenario(work: Path, rows: int, share: float) -> Measured:
     assert server.stdout
     url = server.stdout.readline().strip()
     command = [sys.executable, __file__, "--ask", url, "--work", str(work / "job"), *options]
-    kept: set[str] = set()
+    kept, torn = set[str](), set[str]()
     began = time.monotonic()
     try:
         if share:
             kept = killed(command, log, work / "job", rows // 3)
+            # Whoever is killed cannot know of these: they were answered, and not yet written down.
+            torn = answered(log).keys() - kept
             refused = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
             assert refused.returncode == 2, (refused.returncode, refused.stderr)
             assert "key refused" in refused.stderr, refused.stderr
             print(f"  stopped: {refused.stderr.strip().splitlines()[-1]}", file=sys.stderr)
         subprocess.run(command, check=True)
-        return measured(work / "job", log, kept, rows, time.monotonic() - began)
+        return measured(work / "job", log, kept, torn, rows, time.monotonic() - began)
     finally:
         server.terminate()
         server.wait()
@@ -213,7 +216,7 @@ def kept_rows(job: Path) -> set[str]:
     return {text.removeprefix("reply to ") for text in texts if text}
 
 
-def measured(job: Path, log: Path, kept: set[str], rows: int, seconds: float) -> Measured:
+def measured(job: Path, log: Path, kept: set[str], torn: set[str], rows: int, seconds: float) -> Measured:
     said = [json.loads(line) for line in read_lines(job / "stage" / "records.jsonl")]
     lost = [json.loads(line) for line in read_lines(job / "stage" / "rejects.jsonl")]
     paid, failed = answered(log), faults(log)
@@ -230,6 +233,7 @@ def measured(job: Path, log: Path, kept: set[str], rows: int, seconds: float) ->
         calls=paid.total() + failed.total(),
         paid_twice=len(again),
         kept_and_paid_twice=len(again & kept),
+        paid_twice_for_nothing=len(again - torn),
         failed_calls=failed.total(),
         tried_ways=len(failed),
     )
@@ -244,6 +248,8 @@ def show(faulty: Measured, healthy: Measured, rows: int, share: float) -> None:
         result("kept, and paid for again", faulty.kept_and_paid_twice, 0, faulty.kept_and_paid_twice == 0),
         result("under way at the kill, and paid for again", faulty.paid_twice, CONCURRENCY,
                faulty.paid_twice <= CONCURRENCY),
+        result("paid for again, and not by the kill", faulty.paid_twice_for_nothing, 0,
+               faulty.paid_twice_for_nothing == 0),
         result("ways to fail", faulty.tried_ways, ways, faulty.tried_ways == ways),
         result("share of calls that failed", round(faulty.failed_calls / faulty.calls, 3), share,
                abs(faulty.failed_calls / faulty.calls - share) < 0.02),

@@ -81,7 +81,7 @@ class Desk:
         if name not in self._remotes:
             from cai.models.remote.model import open_remote
 
-            opened = open_remote(self.remote_specs[name], self.folder / REMOTE / name, name)
+            opened = open_remote(self.remote_specs[name], self.folder / REMOTE / name, name, self.stop)
             self._remotes[name] = self._opened.enter_context(opened)
         return self._remotes[name]
 

@@ -6,11 +6,11 @@ What is asked and what an answer means lives in `model`, `probe` and `choose`.
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import NoReturn
 
-from cai.errors import CaiError, EndpointError, InputError
+from cai.errors import CaiError, EndpointError, InputError, Interrupted
 from cai.models.remote.budget import Budget, Tokens, most_tokens
 from cai.models.remote.client import Client
 from cai.models.remote.faults import Fault, wait_before
@@ -20,7 +20,7 @@ from cai.models.remote.wire import Answer
 from cai.records import digest
 
 _GOES_ON = "what was answered is kept, and the same command goes on from there"
-GRACE = 30.0
+GRACE = 20.0
 """Seconds that calls under way may take to end when the job does: they are paid for."""
 _NEVER_TAKEN = 8
 """So many requests refused, and none ever taken: the settings are wrong, not the rows."""
@@ -29,8 +29,9 @@ _NEVER_TAKEN = 8
 class Calls:
     """The state that all calls to one endpoint share; everything here belongs to one event loop."""
 
-    def __init__(self, spec: RemoteSpec, client: Client, budget: Budget, place: str) -> None:
+    def __init__(self, spec: RemoteSpec, client: Client, budget: Budget, place: str, stop: Callable[[], bool]) -> None:
         self.spec = spec
+        self._stop_wanted = stop
         self.client = client
         self.budget = budget
         self.place = place
@@ -39,19 +40,26 @@ class Calls:
         self._first_call: float | None = None
         self._refused = 0
         self._batches = 0
-        self._over: CaiError | None = None
+        self.over: CaiError | None = None
         """What ended the job, until the next one begins."""
 
     @asynccontextmanager
     async def batch(self) -> AsyncIterator[None]:
         """Around the calls of one job: what ends one of several at a time ends them all, and no new call begins."""
         if self._batches == 0:
-            self._over = None
+            self.over = None
         self._batches += 1
         try:
             yield
         finally:
             self._batches -= 1
+
+    async def look_for_stop(self) -> None:
+        """Ends the job if that is wished for: no new call begins."""
+        if self.over is None and self._stop_wanted():
+            self.over = Interrupted(f"{self.place}: stopped; {_GOES_ON}")
+            async with self._changed:
+                self._changed.notify_all()
 
     async def ask(self, fields: Mapping[str, object], reply_tokens: int) -> tuple[Answer, Tokens]:
         """The answer to a request of these fields, and what was used on the way to it, lost calls included.
@@ -105,8 +113,8 @@ class Calls:
         """Waits until this call may be made; the seconds that it may take."""
         async with self._changed:
             while True:
-                if self._over is not None:
-                    raise self._over
+                if self.over is not None:
+                    raise self.over
                 now = time.monotonic()
                 over = self.budget.exceeded_by(most)
                 left = self._seconds_left(now)
@@ -119,10 +127,9 @@ class Calls:
                     self.budget.reserve(most)
                     self._first_call = now if self._first_call is None else self._first_call
                     return min(self.spec.call_seconds, left + GRACE)
-                try:
-                    await asyncio.wait_for(self._changed.wait(), wait)
-                except TimeoutError:
-                    continue
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._changed.wait()
 
     def _seconds_left(self, now: float) -> float:
         if self.spec.limits.seconds is None or self._first_call is None:
@@ -169,7 +176,7 @@ class Calls:
         self._end(InputError(self.place, problem, None, f"{remedy}; {_GOES_ON}"))
 
     def _end(self, error: CaiError) -> NoReturn:
-        self._over = self._over or error
+        self.over = self.over or error
         raise error from None
 
 

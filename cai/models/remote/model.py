@@ -31,21 +31,29 @@ from cai.records import as_dict, digest
 
 Asked = TypeVar("Asked")
 Result = TypeVar("Result")
+_LOOK = 0.5
+"""Seconds between looks at the wish to stop."""
 _SEED_BITS = 31
 """What every server takes: some keep seeds in 32 bits with a sign."""
 
 
-def open_remote(spec: RemoteSpec, folder: Path, name: str = "") -> "RemoteModel":
-    """The model, with its journal in this folder. Nothing is asked yet; a missing key is refused at once."""
+def open_remote(
+    spec: RemoteSpec, folder: Path, name: str = "", stop: Callable[[], bool] = lambda: False
+) -> "RemoteModel":
+    """The model, with its journal in this folder. Nothing is asked yet; a missing key is refused at once.
+
+    `stop` is asked twice a second while the endpoint is; then the work ends with `Interrupted`.
+    """
     name = name or spec.model
-    return RemoteModel(spec, folder, name, read_key(spec, _place(spec, name)))
+    return RemoteModel(spec, folder, name, read_key(spec, _place(spec, name)), stop)
 
 
 class RemoteModel:
     """Owns a journal and, from the first call on, a thread. Close it, or use it as a context."""
 
-    def __init__(self, spec: RemoteSpec, folder: Path, name: str, key: Key) -> None:
+    def __init__(self, spec: RemoteSpec, folder: Path, name: str, key: Key, stop: Callable[[], bool]) -> None:
         self.name = name
+        self._stop = stop
         self.spec = spec
         self.fingerprint = spec.fingerprint
         self._ledger = Ledger(folder)
@@ -120,8 +128,8 @@ class RemoteModel:
             return self._loop, self._session
 
     async def _open(self) -> "_Session":
-        client = Client(self.spec, self._key)
-        return _Session(Calls(self.spec, client, self._budget, _place(self.spec, self.name)), self._ledger)
+        client, place = Client(self.spec, self._key), _place(self.spec, self.name)
+        return _Session(Calls(self.spec, client, self._budget, place, self._stop), self._ledger)
 
 
 class _Session:
@@ -149,7 +157,7 @@ class _Session:
                 results[key] = await work(key, request)
 
         async with self.calls.batch():
-            await _all_done([take() for _ in range(min(self.calls.spec.concurrency, len(set(keys))))])
+            await _all_done(self.calls, [take() for _ in range(min(self.calls.spec.concurrency, len(set(keys))))])
         return [results[key] for key in keys]
 
     async def generate(self, key: str, request: Request) -> Reply | Failed:
@@ -226,16 +234,23 @@ class _Session:
         return fields
 
 
-async def _all_done(work: Sequence[Coroutine[object, object, None]]) -> None:
-    """Where one of them ends the job, the others still take home what they have under way: it is paid for."""
+async def _all_done(calls: Calls, work: Sequence[Coroutine[object, object, None]]) -> None:
+    """Where something ends the job, those that are under way still take home what they asked for: it is paid for."""
     tasks = [asyncio.create_task(each) for each in work]
+    under_way = set(tasks)
     try:
-        if tasks:
-            done, under_way = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-            if under_way:
-                await asyncio.wait(under_way, timeout=GRACE)
-            for task in done:
+        while under_way and calls.over is None:
+            done, under_way = await asyncio.wait(under_way, timeout=_LOOK, return_when=asyncio.FIRST_EXCEPTION)
+            if any(task.exception() for task in done):
+                break
+            await calls.look_for_stop()
+        if under_way:
+            _, under_way = await asyncio.wait(under_way, timeout=GRACE)
+        for task in tasks:
+            if task.done():
                 task.result()
+        if under_way and calls.over is not None:
+            raise calls.over
     finally:
         for task in tasks:
             task.cancel()
@@ -270,6 +285,11 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
+        # Whoever still waits in another thread is told that it is over.
+        waiting = asyncio.all_tasks(loop)
+        for task in waiting:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*waiting, return_exceptions=True))
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(loop.shutdown_default_executor())
     finally:

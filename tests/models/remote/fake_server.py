@@ -131,6 +131,7 @@ _SIMPLE: dict[str, tuple[int, bytes, tuple[str, ...]]] = {
     "quota": (429, error_of("You exceeded your quota", "insufficient_quota"), ()),
     "429": (429, error_of("slow down"), ()),
     "429 seconds": (429, error_of("slow down"), ("Retry-After: 0",)),
+    "429 soon": (429, error_of("slow down"), ("Retry-After: 60",)),
     "429 an hour": (429, error_of("slow down"), ("Retry-After: 3600",)),
     "500": (500, error_of("oops"), ()),
     "503": (503, b"busy", ()),

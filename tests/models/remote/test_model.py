@@ -3,13 +3,15 @@
 import asyncio
 import threading
 import time
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
 
-from cai.errors import CaiError, EndpointError, InputError, MissingModel
+from cai.errors import CaiError, EndpointError, InputError, Interrupted, MissingModel
 from cai.models.protocol import ChoiceRequest, Failed, Reply, Request
-from cai.models.remote.model import RemoteModel
+from cai.models.remote.model import RemoteModel, open_remote
+from cai.models.remote.spec import RemoteSpec
 from cai.records import Message
 from tests.models.remote.conftest import Open, asked_rows, asking, first_fails, texts
 from tests.models.remote.fake_server import PASSING, Served
@@ -309,6 +311,45 @@ def test_it_works_from_many_threads_and_inside_a_running_loop(server: Served, re
 
     assert [*found.values(), asyncio.run(inside())] == [[f"reply to row {i}" for i in range(20)]] * 5
     assert len(asked_rows(server)) == 20, "equal questions of several threads wait for one answer"
+
+
+def test_a_wish_to_stop_ends_the_work_soon_and_loses_nothing(server: Served, tmp_path: Path) -> None:
+    """It is wished for while all calls wait: the endpoint has asked to be left alone for a minute."""
+    wished = threading.Event()
+    server.plan = lambda asked, attempt: "429 soon" if asked.words == "row 30" else "ok"
+    spec = RemoteSpec(url=server.url, model="small", concurrency=4, patience_seconds=100)
+    with open_remote(spec, tmp_path, "teacher", wished.is_set) as model:
+        server.delay = 0.05
+        threading.Timer(0.5, wished.set).start()
+        began = time.monotonic()
+        with pytest.raises(Interrupted, match="stopped; what was answered is kept, and the same command goes on"):
+            model.generate([asking(f"row {i}") for i in range(200)])
+        assert time.monotonic() - began < 10
+        server.delay = 0
+        server.plan = lambda asked, attempt: "ok"
+        wished.clear()
+        assert len(model.generate([asking(f"row {i}") for i in range(200)])) == 200
+    assert set(server.paid.values()) == {1}
+
+
+def test_closing_ends_what_other_threads_wait_for(server: Served, remote: Open) -> None:
+    server.plan = first_fails("hang", 100)
+    model = remote(idle_seconds=30, call_seconds=30)
+    ended: list[str] = []
+
+    def wait() -> None:
+        try:
+            model.generate([asking("x")])
+        except CancelledError:
+            ended.append("cancelled")
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    while not server.at_once or not asked_rows(server):
+        time.sleep(0.01)
+    model.close()
+    thread.join(5)
+    assert ended == ["cancelled"]
 
 
 def test_an_empty_batch_asks_nothing(server: Served, remote: Open) -> None:
