@@ -14,11 +14,13 @@ from cai.errors import CaiError, EndpointError, InputError, Interrupted
 from cai.models.remote.budget import Budget, Tokens, most_tokens
 from cai.models.remote.client import Client
 from cai.models.remote.faults import Fault, wait_before
+from cai.models.remote.ledger import Ledger
 from cai.models.remote.pace import Pace
 from cai.models.remote.spec import RemoteSpec
 from cai.models.remote.wire import Answer
 from cai.records import digest
 
+HELLO = "Say hello."
 _GOES_ON = "what was answered is kept, and the same command goes on from there"
 GRACE = 20.0
 """Seconds that calls under way may take to end when the job does: they are paid for."""
@@ -29,12 +31,17 @@ _NEVER_TAKEN = 8
 class Calls:
     """The state that all calls to one endpoint share; everything here belongs to one event loop."""
 
-    def __init__(self, spec: RemoteSpec, client: Client, budget: Budget, place: str, stop: Callable[[], bool]) -> None:
+    def __init__(
+        self, spec: RemoteSpec, client: Client, ledger: Ledger, budget: Budget, place: str, stop: Callable[[], bool]
+    ) -> None:
         self.spec = spec
-        self._stop_wanted = stop
         self.client = client
         self.budget = budget
         self.place = place
+        self.trial: dict[str, object] = {"messages": [{"role": "user", "content": HELLO}], "max_tokens": 1}
+        """The smallest request, which tells whether the endpoint lives."""
+        self._ledger = ledger
+        self._stop_wanted = stop
         self._pace = Pace(spec.concurrency, spec.patience_seconds)
         self._changed = asyncio.Condition()
         self._first_call: float | None = None
@@ -62,33 +69,44 @@ class Calls:
                 self._changed.notify_all()
 
     async def ask(self, fields: Mapping[str, object], reply_tokens: int) -> tuple[Answer, Tokens]:
-        """The answer to a request of these fields, and what was used on the way to it, lost calls included.
+        """The answer to a request of these fields, and what it used.
 
         Raises `Fault` where this one request came to nothing, and a `CaiError` where every request would.
         """
-        body = json.dumps({"model": self.spec.model, **fields, **self.spec.extra}, ensure_ascii=False).encode(
-            "utf-8", "replace"
-        )
-        messages = fields.get("messages")
-        most = most_tokens(len(body), len(messages) if isinstance(messages, list) else 1, reply_tokens)
-        key, tries, lost = digest(body.decode()), 0, Tokens()
+        body, most = self._rendered(fields, reply_tokens)
+        key, tries = digest(body.decode()), 0
         while True:
+            while (seconds := await self._admitted(most)) is None:
+                await self._try_whether_it_lives()
             try:
-                answer, used = await self._one(body, most)
+                return await self._made(body, most, seconds)
             except Fault as fault:
-                lost += Tokens(*fault.used) if fault.used else Tokens()
-                tries += not self._pace.broken
                 if fault.kind == "row":
                     raise
+                # An endpoint that is down takes no row with it.
+                tries += not self._pace.broken
                 if tries >= self.spec.tries:
-                    raise Fault("row", fault.reason, f"{fault.detail}, after {tries} tries", used=_pair(lost)) from None
-                await asyncio.sleep(wait_before(max(tries, 1), key))
-            else:
-                return answer, used + lost
+                    raise Fault("row", fault.reason, f"{fault.detail}, after {tries} tries") from None
+            await asyncio.sleep(wait_before(max(tries, 1), key))
 
-    async def _one(self, body: bytes, most: Tokens) -> tuple[Answer, Tokens]:
-        """One call. Its place in pace and budget is given back whatever happens."""
-        seconds = await self._admitted(most)
+    async def _try_whether_it_lives(self) -> None:
+        """One small call in place of all others: a row that the endpoint cannot digest must not pass for its death."""
+        body, most = self._rendered(self.trial, 1)
+        seconds = await self._admitted(most, trial=True)
+        if seconds is not None:
+            with suppress(Fault):
+                _, used = await self._made(body, most, seconds)
+                await self._ledger.lose("trial", used)
+
+    def _rendered(self, fields: Mapping[str, object], reply_tokens: int) -> tuple[bytes, Tokens]:
+        """The body of a request, and the most that it can use."""
+        text = json.dumps({"model": self.spec.model, **fields, **self.spec.extra}, ensure_ascii=False)
+        body, messages = text.encode("utf-8", "replace"), fields["messages"]
+        assert isinstance(messages, list), messages
+        return body, most_tokens(len(body), len(messages), reply_tokens)
+
+    async def _made(self, body: bytes, most: Tokens, seconds: float) -> tuple[Answer, Tokens]:
+        """One call that was admitted. Its place in pace and budget is given back whatever happens."""
         began, used = time.monotonic(), Tokens()
         try:
             answer = await self.client.post(body, seconds)
@@ -96,7 +114,11 @@ class Calls:
             self._check_name(answer)
         except Fault as fault:
             used = Tokens(*fault.used) if fault.used else used
-            self._note(fault, began)
+            try:
+                self._note(fault, began)
+            finally:
+                if used.all:
+                    await self._ledger.lose(fault.reason, used)
             raise
         except BaseException:
             self._pace.dropped()
@@ -109,12 +131,14 @@ class Calls:
             async with self._changed:
                 self._changed.notify_all()
 
-    async def _admitted(self, most: Tokens) -> float:
-        """Waits until this call may be made; the seconds that it may take."""
+    async def _admitted(self, most: Tokens, trial: bool = False) -> float | None:
+        """Waits until this call may be made; the seconds that it may take. None where a trial is due first, or was."""
         async with self._changed:
             while True:
                 if self.over is not None:
                     raise self.over
+                if self._pace.broken != trial:
+                    return None
                 now = time.monotonic()
                 over = self.budget.exceeded_by(most)
                 left = self._seconds_left(now)
@@ -128,7 +152,7 @@ class Calls:
                     self._first_call = now if self._first_call is None else self._first_call
                     return min(self.spec.call_seconds, left + GRACE)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(wait):
+                    async with asyncio.timeout(None if wait is None else min(wait, left)):
                         await self._changed.wait()
 
     def _seconds_left(self, now: float) -> float:
@@ -159,11 +183,11 @@ class Calls:
             self._pace.refused()
             self._refused += 1
             if not self._pace.ever_answered and self._refused >= _NEVER_TAKEN:
-                self._stop(f"it refused every request, at last with {fault}", "check model and extra")
+                self._refuse(f"it refused every request, at last with {fault}", "check model and extra")
             return
         self._pace.failed(began, now, fault.busy, fault.wait)
         if fault.kind == "stop" or (fault.kind == "setup" and not self._pace.ever_answered):
-            self._stop(str(fault), fault.remedy)
+            self._refuse(str(fault), fault.remedy)
         if fault.wait is not None and fault.wait > self.spec.patience_seconds:
             problem = f"it asks to wait {fault.wait:.0f} s ({fault})"
             self._end(EndpointError(self.place, problem, f"wait, or raise patience_seconds; {_GOES_ON}"))
@@ -172,13 +196,9 @@ class Calls:
             remedy = fault.remedy or "see that the endpoint is up"
             self._end(EndpointError(self.place, problem, f"{remedy}; {_GOES_ON}"))
 
-    def _stop(self, problem: str, remedy: str) -> NoReturn:
+    def _refuse(self, problem: str, remedy: str) -> NoReturn:
         self._end(InputError(self.place, problem, None, f"{remedy}; {_GOES_ON}"))
 
     def _end(self, error: CaiError) -> NoReturn:
         self.over = self.over or error
         raise error from None
-
-
-def _pair(tokens: Tokens) -> tuple[int, int] | None:
-    return (tokens.prompt, tokens.reply) if tokens.all else None

@@ -18,6 +18,7 @@ from cai.models.remote.budget import Tokens
 from cai.records import canonical
 
 STREAM = "replies"
+_LOST = "lost"
 Value = dict[str, object]
 
 
@@ -73,6 +74,10 @@ class Ledger:
         if self._writer is None:
             self._writer = asyncio.create_task(self._write_all())
         await asyncio.shield(waiting.done)
+
+    async def lose(self, reason: str, used: Tokens) -> None:
+        """Tokens that were paid for without a reply that can be used."""
+        await self.keep(_LOST, {"lost": reason}, used)
 
     async def flush(self) -> None:
         if self._writer is not None:

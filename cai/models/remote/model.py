@@ -129,7 +129,7 @@ class RemoteModel:
 
     async def _open(self) -> "_Session":
         client, place = Client(self.spec, self._key), _place(self.spec, self.name)
-        return _Session(Calls(self.spec, client, self._budget, place, self._stop), self._ledger)
+        return _Session(Calls(self.spec, client, self._ledger, self._budget, place, self._stop), self._ledger)
 
 
 class _Session:
@@ -195,9 +195,6 @@ class _Session:
             try:
                 value, used, served = await ask()
             except Fault as fault:
-                if fault.used:
-                    lost = digest(["lost", key, len(self.ledger)])
-                    await self.ledger.keep(lost, {"lost": fault.reason}, Tokens(*fault.used))
                 return Failed(fault.reason, fault.detail)
             await self.ledger.keep(key, value, used, served)
             return value

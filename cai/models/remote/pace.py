@@ -2,8 +2,7 @@
 
 Additive increase, multiplicative decrease: each answer raises the limit by one in a round of calls, each sign that the
 endpoint has too much to do halves it, once for all calls that were already under way. Faults in a row without one
-answer open a circuit breaker: a pause that doubles, then one trial call. Nothing is asked in the meantime, and rows do
-not lose their tries to an endpoint that is down.
+answer open a circuit breaker: a pause that doubles, then one trial call. Nothing else is asked in the meantime.
 """
 
 from dataclasses import dataclass

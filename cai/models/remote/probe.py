@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from cai.errors import EndpointError, InputError, MissingModel
-from cai.models.remote.calls import Calls
+from cai.models.remote.budget import Tokens
+from cai.models.remote.calls import HELLO, Calls
 from cai.models.remote.faults import Fault
 from cai.models.remote.ledger import Ledger
 from cai.models.remote.spec import RemoteSpec
@@ -34,12 +35,17 @@ class Abilities:
         self._calls = calls
         self._ledger = ledger
         self._turn = asyncio.Lock()
+        self._known: dict[str, object] = {}
+        self._used = Tokens()
+        """By the probe that is under way."""
 
     async def limit_field(self) -> LimitField:
         """The name under which it takes the longest reply."""
         await self.context()  # First of all: a model that the endpoint does not list is refused with those it does.
         found = await self._learn("limit", self._probe_limit)
-        return "max_tokens" if found == "max_tokens" else "max_completion_tokens"
+        name: LimitField = "max_tokens" if found == "max_tokens" else "max_completion_tokens"
+        self._calls.trial = {"messages": [{"role": "user", "content": HELLO}], name: 1}
+        return name
 
     async def context(self) -> int | None:
         """The longest conversation, where the endpoint's list of models tells it."""
@@ -67,13 +73,16 @@ class Abilities:
         return bool(await self._learn("schema", lambda: self._probe_schema(limit)))
 
     async def _learn(self, name: str, probe: Callable[[], Awaitable[object]]) -> object:
+        if name in self._known:
+            return self._known[name]
         async with self._turn:
             key = _key(self._calls.spec, name)
             kept = self._ledger.get(key)
             if kept is None:
-                before = self._calls.budget.used
                 kept = {"ability": name, "value": await probe()}
-                await self._ledger.keep(key, kept, self._calls.budget.used - before)
+                await self._ledger.keep(key, kept, self._used)
+                self._used = Tokens()
+            self._known[name] = kept["value"]
             return kept["value"]
 
     async def _probe_limit(self) -> object:
@@ -126,14 +135,15 @@ class Abilities:
 
     async def _ask(self, fields: dict[str, object]) -> Answer:
         """The answer to a short request with these fields; a `Fault` only where it was refused."""
-        messages = [{"role": "user", "content": "Say hello."}]
+        messages = [{"role": "user", "content": HELLO}]
         try:
-            answer, _ = await self._calls.ask({"messages": messages, **fields}, 64)
+            answer, used = await self._calls.ask({"messages": messages, **fields}, 64)
         except Fault as fault:
             if fault.reason in _REFUSALS:
                 raise
             problem = f"what it can do could not be found out: {fault}"
             raise EndpointError(self._calls.place, problem, "the same command tries again") from None
+        self._used += used
         return answer
 
 

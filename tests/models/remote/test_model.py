@@ -10,11 +10,13 @@ import pytest
 
 from cai.errors import CaiError, EndpointError, InputError, Interrupted, MissingModel
 from cai.models.protocol import ChoiceRequest, Failed, Reply, Request
+from cai.models.remote.budget import Tokens
 from cai.models.remote.model import RemoteModel, open_remote
 from cai.models.remote.spec import RemoteSpec
 from cai.records import Message
+from cai.seeds import derive, uniform
 from tests.models.remote.conftest import Open, asked_rows, asking, first_fails, texts
-from tests.models.remote.fake_server import PASSING, Served
+from tests.models.remote.fake_server import PASSING, Asked, Served
 
 AB = ("A", "B")
 
@@ -70,6 +72,24 @@ def test_a_fault_that_passes_is_retried_and_the_reply_is_whole(server: Served, r
     assert texts(results) == ["reply to row 1", "reply to row 2"]
     assert server.faults[fault] == 2
     assert all(server.paid[asked.key] == 1 for asked in asked_rows(server))
+
+
+def test_with_a_fifth_of_all_calls_failing_in_every_way_each_row_ends_once(server: Served, remote: Open) -> None:
+    """A thin slice of bench/remote.py."""
+
+    def plan(asked: Asked, attempt: int) -> str:
+        drawn = derive("fault", asked.key)
+        if asked.probes or uniform(drawn, 2 * attempt) >= 0.2:
+            return "ok"
+        return PASSING[int(uniform(drawn, 2 * attempt + 1) * len(PASSING))]
+
+    server.plan = plan
+    results = remote(concurrency=16).generate([asking(f"row {i}") for i in range(300)])
+    assert len(server.faults) > 12
+    for i, result in enumerate(results):
+        assert isinstance(result, Failed) or result.text == f"reply to row {i}"
+    assert sum(isinstance(result, Failed) for result in results) < 5
+    assert set(server.paid.values()) == {1}
 
 
 @pytest.mark.parametrize(
@@ -207,7 +227,7 @@ def test_an_endpoint_that_is_not_there_is_refused_at_once(remote: Open) -> None:
 
 def test_an_endpoint_that_dies_costs_no_row_its_life(server: Served, remote: Open) -> None:
     """All calls after the tenth fail for a while: the job ends without a single failed row, and goes on later."""
-    server.plan = lambda asked, attempt: "ok" if asked.probes or len(server.calls) < 12 else "500"
+    server.plan = lambda asked, attempt: "ok" if len(server.calls) < 12 else "500"
     model = remote(patience_seconds=0.5, tries=5)
     with pytest.raises(EndpointError, match="at last server error"):
         model.generate([asking(f"row {i}") for i in range(30)])
@@ -218,9 +238,34 @@ def test_an_endpoint_that_dies_costs_no_row_its_life(server: Served, remote: Ope
     assert set(server.paid.values()) == {1}
 
 
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_rows_that_an_endpoint_cannot_digest_do_not_pass_for_its_death(
+    server: Served, remote: Open, concurrency: int
+) -> None:
+    """Eight such rows in a row are more than ten faults without an answer; the endpoint is tried, and lives."""
+    server.plan = lambda asked, attempt: "500" if asked.words.startswith("bad") else "ok"
+    model = remote(concurrency=concurrency, patience_seconds=3)
+    results = model.generate([asking(f"bad {i}") for i in range(8)])
+    assert texts(results) == ["server error"] * 8
+    assert texts(model.generate([asking("good")])) == ["reply to good"]
+
+
+def test_replies_that_were_paid_for_and_cannot_be_used_count(server: Served, remote: Open) -> None:
+    """An empty choice comes with its usage: 10 and 3 tokens, three times."""
+    model = remote()
+    model.generate([asking("one")])
+    before = model.used
+    server.plan = lambda asked, attempt: "empty choices" if asked.words == "two" else "ok"
+    model.close()
+    again = remote(tries=3)
+    assert texts(again.generate([asking("two")])) == ["empty choices"]
+    again.close()
+    assert remote().used == before + Tokens(30, 9)
+
+
 def test_an_endpoint_that_recovers_is_waited_for(server: Served, remote: Open) -> None:
     began = time.monotonic()
-    server.plan = lambda asked, attempt: "ok" if asked.probes or time.monotonic() - began > 1 else "503"
+    server.plan = lambda asked, attempt: "ok" if len(server.calls) < 5 or time.monotonic() - began > 1 else "503"
     results = remote(patience_seconds=20, tries=5).generate([asking(f"row {i}") for i in range(20)])
     assert texts(results) == [f"reply to row {i}" for i in range(20)]
 
