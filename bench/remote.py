@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from cai.errors import CaiError  # noqa: E402
-from cai.journal import read_lines  # noqa: E402
+from cai.journal import read_commits, read_lines  # noqa: E402
 from cai.models.protocol import Failed, Request, Sampling  # noqa: E402
 from cai.models.remote.ledger import STREAM  # noqa: E402
 from cai.models.remote.model import open_remote  # noqa: E402
@@ -211,8 +211,10 @@ def faults(log: Path) -> Counter[str]:
 
 
 def kept_rows(job: Path) -> set[str]:
-    """The rows whose replies a killed job had on the disk."""
-    texts = (json.loads(line)["value"].get("text") for line in read_lines(job / "remote" / f"{STREAM}.jsonl"))
+    """The rows whose replies a killed job had committed. What stands behind the last commit nobody has used."""
+    commits, _ = read_commits(job / "remote")
+    committed = (job / "remote" / f"{STREAM}.jsonl").read_bytes()[: commits[-1].ends[STREAM]]
+    texts = (json.loads(line)["value"].get("text") for line in committed.splitlines())
     return {text.removeprefix("reply to ") for text in texts if text}
 
 

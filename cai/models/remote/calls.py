@@ -5,6 +5,7 @@ What is asked and what an answer means lives in `model`, `probe` and `choose`.
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -168,11 +169,11 @@ class Calls:
             self._end(EndpointError(self.place, problem, f"raise it under limits; {_GOES_ON}"))
 
     def _check_name(self, answer: Answer) -> None:
-        """A dated name such as `small-2026-01-31`, or the last part of a path, is the same model."""
+        """A dated name (`small-2026-01-31`) or the last part of a path is the same model; `small-mini` is another."""
         asked, served = self.spec.model, answer.served
-        expected = {asked, self.spec.served_as}
-        dated = self.spec.served_as is None and served.startswith(f"{asked}-")
-        if served and served not in expected and not dated and served != asked.rpartition("/")[2]:
+        expected = {asked, asked.rpartition("/")[2], self.spec.served_as}
+        dated = re.fullmatch(rf"{re.escape(asked.removesuffix('-latest'))}-\d[\d-]*", served)
+        if served and served not in expected and not dated:
             remedy = f"if that is the same model, set served_as: {served}"
             raise Fault("setup", "wrong model", f"{served!r} answered instead of {asked!r}", remedy, used=answer.used)
 
