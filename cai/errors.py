@@ -6,6 +6,7 @@
     │   ├── FolderInUse       2   another process owns the folder
     │   └── DamagedFile       2   a file of ours was changed or cut after it was written
     ├── OutOfMemory           1   the device has no room for this many rows at once
+    ├── EndpointError         1   a remote model that cannot go on; what it said so far is kept
     ├── GateRefused           3   a quality gate stopped the run
     └── Interrupted         130   stopped on request; the work so far is kept
 
@@ -68,6 +69,19 @@ class OutOfMemory(CaiError):
             f"{self.device}: out of memory with {self.rows} rows at once; "
             "shorten the answers, or choose a smaller model or a stronger quantisation"
         )
+
+
+class EndpointError(CaiError):
+    """A remote model that cannot go on, told as place, problem and remedy. Every reply it gave is in its journal."""
+
+    def __init__(self, place: str, problem: str, remedy: str) -> None:
+        super().__init__(place, problem, remedy)
+        self.place = place
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.problem}; {self.remedy}"
 
 
 class GateRefused(CaiError):

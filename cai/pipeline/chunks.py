@@ -15,6 +15,7 @@ from cai.errors import CaiError, DamagedFile, Interrupted, OutOfMemory
 from cai.feedback.outcome import Identified
 from cai.files import write_atomic
 from cai.journal import Journal, read_lines
+from cai.models.protocol import RowError
 from cai.pipeline.desk import Desk
 from cai.pipeline.events import Event, Finished
 from cai.records import Reject, to_line
@@ -117,8 +118,6 @@ def balanced(name: str, folder: Path, finished: Finished) -> Finished:
 
 def _surviving(stage: str, rows: Sequence[Row], work: Callable[[Sequence[Row]], Made]) -> Made:
     """The work done on all rows at once; where one of them cannot become tokens, on halves, until it stands alone."""
-    from cai.models.local.chat import RowError
-
     try:
         return work(rows)
     except RowError as error:

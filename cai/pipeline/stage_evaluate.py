@@ -17,11 +17,10 @@ from cai.feedback.pairs import CandidatePair
 from cai.models.tiny import phrasing, world
 from cai.models.tiny.oracle import JudgePair, judge_pairs
 from cai.pipeline.chunks import Made, chunked, work_in_chunks
-from cai.pipeline.configs import EvaluateConfig
+from cai.pipeline.configs import BASE, EvaluateConfig
 from cai.pipeline.desk import Desk
 from cai.pipeline.events import StageEvents
 from cai.pipeline.inputs import Inputs
-from cai.pipeline.sources import BASE
 from cai.records import Preference, Prompt, Reject, Verdict
 
 JUDGED_SPLIT = "test"

@@ -9,8 +9,8 @@ import pytest
 
 from cai.errors import CaiError, Interrupted, OutOfMemory
 from cai.journal import read_lines
-from cai.models.local.chat import RowError
 from cai.models.local.spec import ModelSpec
+from cai.models.protocol import RowError
 from cai.pipeline.chunks import Chunk, Made, chunked, work_in_chunks
 from cai.pipeline.desk import Desk
 from cai.pipeline.events import Event, Finished, StageEvents
@@ -30,7 +30,7 @@ def never() -> bool:
 
 
 def desk(stop: Callable[[], bool] = never) -> Desk:
-    return Desk(ModelSpec("tiny"), stop)
+    return Desk(ModelSpec("tiny"), {}, Path(), stop)
 
 
 def finish(run: StageEvents) -> tuple[list[Event], Finished]:

@@ -12,14 +12,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from cai.errors import OutOfMemory
-from cai.models.local.chat import RowError
 from cai.models.local.choices import MAX_PASS_TOKENS, choice_logps
 from cai.models.local.decode import MAX_ROWS, Decoded, DecodeRow, Decoding, Memory, decode
 from cai.models.local.fallback import choice_logps_alone, decode_by_generate
 from cai.models.local.loading import Loaded
 from cai.models.local.lora import Adapters
 from cai.models.local.prefix import Kept
-from cai.models.protocol import Choice, ChoiceRequest, Reply, Request
+from cai.models.protocol import Choice, ChoiceRequest, Reply, Request, RowError
 
 
 @dataclass(frozen=True, slots=True)
