@@ -73,14 +73,23 @@ class Slots:
         """A copy of a slot's first positions."""
         return [held[:, slot, :, :count].clone() for held in self._layers]
 
+    def repeat(self, slot: int) -> None:
+        """Take one more slot, which holds what this one holds."""
+        self.lengths.append(self.lengths[slot])
+        self._copy(slot, len(self.lengths) - 1)
+
     def drop(self, slot: int) -> None:
         """Free a slot by moving the last one into its place."""
         last = len(self.lengths) - 1
         if slot != last:
-            count = self.lengths[slot] = self.lengths[last]
-            for held in self._layers:
-                held[:, slot, :, :count] = held[:, last, :, :count]
+            self.lengths[slot] = self.lengths[last]
+            self._copy(last, slot)
         self.lengths.pop()
+
+    def _copy(self, source: int, target: int) -> None:
+        count = self.lengths[target]
+        for held in self._layers:
+            held[:, target, :, :count] = held[:, source, :, :count]
 
 
 @dataclass(slots=True)

@@ -100,12 +100,21 @@ class Decoding:
                 self._advance()
 
     def _take_in(self, free: int) -> None:
-        """Read the prompts of as many waiting rows as there is room for in one pass, and draw their first tokens."""
+        """Read the prompts of as many waiting rows as there is room for in one pass, and draw their first tokens.
+
+        Several samples of one prompt read it once.
+        """
         new: list[int] = []
+        again: list[tuple[int, int]] = []
+        readers: dict[tuple[int, ...], int] = {}
         known: list[Match | None] = []
         longest = 0
-        while self._waiting and len(new) < free:
+        while self._waiting and len(new) + len(again) < free:
             row = self._waiting[0]
+            reader = readers.setdefault(self._rows[row].prompt_ids, len(new))
+            if reader < len(new):
+                again.append((self._waiting.popleft(), reader))
+                continue
             match = self._known(row)
             left = len(self._rows[row].prompt_ids) - (self._skipped if match is None else match.length)
             if new and max(longest, left) * (len(new) + 1) > PREFILL_TOKENS:
@@ -122,8 +131,12 @@ class Decoding:
         hidden_BSD = self._read(texts, starts, first)
         self._held += new
         self._slots.lengths += [start + len(text) for text, start in zip(texts, starts, strict=True)]
-        ends = self._network.tensor([len(text) - 1 for text in texts])
-        self._draw(hidden_BSD[torch.arange(len(new), device=ends.device), ends], first)
+        for row, reader in again:
+            self._slots.repeat(first + reader)
+            self._held.append(row)
+        readers_B = self._network.tensor([*range(len(new)), *(reader for _, reader in again)])
+        ends_B = self._network.tensor([len(text) - 1 for text in texts])[readers_B]
+        self._draw(hidden_BSD[readers_B, ends_B], first)
 
     def _known(self, row: int) -> Match | None:
         """What is kept of a row beyond the shared prefix; its last prompt token is always read anew."""

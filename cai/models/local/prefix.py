@@ -18,6 +18,8 @@ BLOCK = 16
 """Texts are found by their first whole blocks of this many tokens."""
 MIN_SHARED = 32
 """A common beginning shorter than this is not worth an attention in two parts."""
+MIN_GROUP = 16
+"""Fewer rows than this are not worth a batch of their own, unless they are half of all rows."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,11 +125,12 @@ def alike(texts: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def _worth_sharing(texts: Sequence[Sequence[int]], among: int) -> bool:
-    """A group of its own makes batches smaller, so it must hold many of the texts or save most of their tokens."""
+    """A group of its own makes batches smaller, so it must hold half of the texts, or be large and save most tokens."""
     if len(texts) < 2 or min(map(len, texts)) <= MIN_SHARED:
         return False
     saved = common_length(texts) * (len(texts) - 1)
-    return saved >= MIN_SHARED and (2 * len(texts) >= among or 2 * saved >= sum(map(len, texts)))
+    large = len(texts) >= MIN_GROUP and 2 * saved >= sum(map(len, texts))
+    return saved >= MIN_SHARED and (2 * len(texts) >= among or large)
 
 
 def _marks(owner: str, ids: Sequence[int]) -> Iterator[int]:

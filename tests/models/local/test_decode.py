@@ -95,6 +95,20 @@ def test_a_conversation_goes_on_from_its_kept_states(make_model, kind):
     assert continued == decode(network, second, never)
 
 
+def test_samples_of_one_prompt_read_it_once_and_draw_what_each_draws_alone(make_model):
+    network = exact_network(make_model())
+    one, other = prompts(2)
+    sampling = Sampling(temperature=1.0, max_new_tokens=10)
+    rows = [DecodeRow(prompt, sampling, seed) for seed, prompt in enumerate([one, other, one, one, other, one])]
+    read = network.pass_over
+    asked: list[int] = []
+    network.pass_over = lambda ids, *rest: asked.append(ids.shape[0]) or read(ids, *rest)  # type: ignore[method-assign]
+    together = decode(network, rows, never)
+    network.pass_over = read  # type: ignore[method-assign]
+    assert asked[:2] == [2, 6] and together == [decode(network, [row], never)[0] for row in rows]
+    assert len({decoded.ids for decoded in together}) == 6
+
+
 def test_states_of_one_owner_are_no_other_owners(make_model):
     network = exact_network(make_model())
     kept = Kept(1 << 26)
