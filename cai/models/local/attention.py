@@ -205,22 +205,23 @@ def _two_parts(
     shared: tuple[torch.Tensor | None, torch.Tensor | None],
     softcap: float | None,
 ) -> torch.Tensor:
-    """One softmax over the shared positions and the rows' own; the shared ones are never copied for a row."""
+    """One softmax, in fp32 at least, over the shared positions and the rows' own; shared ones are copied for no row."""
     own_2BGCD, own_mask = own
     shared_2GPD, shared_mask = shared
     rows, heads, new, width = query_BHSD.shape
     groups = own_2BGCD.shape[2]
     per = heads // groups * new
     query_BGTD = query_BHSD.reshape(rows, groups, per, width)
-    scores_BHSC = (query_BGTD @ own_2BGCD[0].transpose(-1, -2)).view(rows, heads, new, -1)
+    scores_BHSC = _exact(query_BGTD @ own_2BGCD[0].transpose(-1, -2)).view(rows, heads, new, -1)
     scores_BHSC = _bounded(scores_BHSC, softcap, own_mask)
     top_BHS1 = scores_BHSC.amax(dim=-1, keepdim=True)
     if shared_2GPD is None:
         weights_BHSC = scores_BHSC.sub_(top_BHS1).exp_()
-        out_BGTD = weights_BHSC.view(rows, groups, per, -1) @ own_2BGCD[1]
-        return out_BGTD.view(rows, heads, new, width) / weights_BHSC.sum(dim=-1, keepdim=True)
+        out_BGTD = weights_BHSC.view(rows, groups, per, -1).to(query_BHSD.dtype) @ own_2BGCD[1]
+        total = weights_BHSC.sum(dim=-1, keepdim=True)
+        return out_BGTD.view(rows, heads, new, width) / total.to(query_BHSD.dtype)
     query_GND = query_BGTD.transpose(0, 1).reshape(groups, rows * per, width)
-    shared_GNP = query_GND @ shared_2GPD[0].transpose(-1, -2)
+    shared_GNP = _exact(query_GND @ shared_2GPD[0].transpose(-1, -2))
     shared_BHSP = shared_GNP.view(groups, rows, per, -1).transpose(0, 1).view(rows, groups, heads // groups, new, -1)
     mask = None if shared_mask is None else shared_mask[:, :, None]
     shared_BHSP = _bounded(shared_BHSP, softcap, mask)
@@ -230,9 +231,14 @@ def _two_parts(
     shared_BHSP.sub_(top_BHS1.view(rows, groups, heads // groups, new, 1)).exp_()
     total = weights_BHSC.sum(dim=-1, keepdim=True) + shared_BHSP.sum(dim=-1).reshape(rows, heads, new, 1)
     # Everything above changed `shared_GNP` in place, through views of it.
-    shared_out = (shared_GNP @ shared_2GPD[1]).view(groups, rows, per, width).transpose(0, 1)
-    out_BGTD = weights_BHSC.view(rows, groups, per, -1) @ own_2BGCD[1] + shared_out
-    return out_BGTD.reshape(rows, heads, new, width) / total
+    dtype = query_BHSD.dtype
+    shared_out = (shared_GNP.to(dtype) @ shared_2GPD[1]).view(groups, rows, per, width).transpose(0, 1)
+    out_BGTD = weights_BHSC.view(rows, groups, per, -1).to(dtype) @ own_2BGCD[1] + shared_out
+    return out_BGTD.reshape(rows, heads, new, width) / total.to(dtype)
+
+
+def _exact(scores: torch.Tensor) -> torch.Tensor:
+    return scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
 
 
 def _bounded(scores: torch.Tensor, softcap: float | None, mask: torch.Tensor | None) -> torch.Tensor:
