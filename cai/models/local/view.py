@@ -18,6 +18,7 @@ from cai.models.local.fallback import choice_logps_alone, decode_by_generate
 from cai.models.local.loading import Loaded
 from cai.models.local.lora import Adapters
 from cai.models.local.prefix import Kept
+from cai.models.local.replica import Replicas
 from cai.models.protocol import Choice, ChoiceRequest, Reply, Request, RowError
 
 
@@ -29,6 +30,7 @@ class Bench:
     adapters: Adapters
     lock: threading.RLock
     kept: Kept
+    replicas: Replicas
     limits: "Limits"
 
 
@@ -52,6 +54,7 @@ class LocalModel:
         self._bench = bench
         self._adapter = adapter
         self._fingerprint = fingerprint
+        self._frozen = frozen
         self._memory = Memory(bench.kept, adapter or "") if frozen else None
         """Nothing is remembered of weights that change."""
 
@@ -65,7 +68,7 @@ class LocalModel:
         if not requests:
             return []
         rows = [self._row(request) for request in requests]
-        with self._bench.lock, self._bench.adapters.active(self._adapter), self._enough_memory():
+        with self._at_work():
             network, at_once = self._bench.loaded.network, self._bench.limits.rows
             if network.decodes:
                 decoded = decode(network, rows, self._ending(requests), self._memory, at_once)
@@ -76,7 +79,7 @@ class LocalModel:
     def choose(self, requests: Sequence[ChoiceRequest]) -> list[Choice]:
         """The summed log-probability of each continuation as the opening of the answer; nothing is generated."""
         encoded = [self._bench.loaded.chat.encode_choices(r.messages, r.continuations) for r in requests]
-        with self._bench.lock, self._bench.adapters.active(self._adapter), self._enough_memory():
+        with self._at_work():
             network, at_once = self._bench.loaded.network, self._bench.limits.rows
             if network.decodes:
                 sums = choice_logps(network, encoded, self._memory, MAX_PASS_TOKENS * at_once // MAX_ROWS)
@@ -94,7 +97,7 @@ class LocalModel:
         decoding = Decoding(self._bench.loaded.network, [row], self._ending([request]), self._memory)
         sent = 0
         while not decoding.done():
-            with self._bench.lock, self._bench.adapters.active(self._adapter):
+            with self._at_work():
                 decoding.step()
             text = self._text(request, decoding.drawn(0))
             safe = len(text) if decoding.done() else _safe_length(text, request.sampling.stop)
@@ -104,10 +107,13 @@ class LocalModel:
         return self._reply(request, row, decoding.results()[0])
 
     @contextmanager
-    def _enough_memory(self) -> Iterator[None]:
-        """An allocator's complaint as an error of ours; everything kept from earlier calls goes first."""
+    def _at_work(self) -> Iterator[None]:
+        """The network to ourselves, with our weights; an allocator's complaint becomes an error of ours."""
+        bench = self._bench
         try:
-            yield
+            dense = self._adapter if self._frozen else None
+            with bench.lock, bench.adapters.active(self._adapter), bench.replicas.active(dense):
+                yield
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
                 raise

@@ -14,10 +14,11 @@ import torch
 
 from cai.files import sha256_of
 from cai.models.local.finding import Found, find_model
-from cai.models.local.loading import load, pick_device
+from cai.models.local.loading import load, pick_device, replica_budget
 from cai.models.local.logprobs import TokenRow
 from cai.models.local.lora import WEIGHTS, Adapters, Origin, read_config
 from cai.models.local.prefix import Kept
+from cai.models.local.replica import Replicas
 from cai.models.local.roles import Trainee
 from cai.models.local.spec import LoraSpec, ModelSpec
 from cai.models.local.view import Bench, Limits, LocalModel
@@ -47,7 +48,8 @@ class Workbench:
         self.device = str(self.network.device)
         self._adapters = Adapters(self.network.model)
         self.limits = Limits()
-        self._bench = Bench(self._loaded, self._adapters, threading.RLock(), Kept(KEPT_BYTES), self.limits)
+        replicas = Replicas(self.network.model, replica_budget(self.device))
+        self._bench = Bench(self._loaded, self._adapters, threading.RLock(), Kept(KEPT_BYTES), replicas, self.limits)
         self._views: dict[str, LocalModel] = {}
         self._made = 0
         self.fingerprint = digest(
