@@ -1,6 +1,6 @@
 # Everything runs in .venv, which is made from the newest fitting Python and the versions in constraints.txt.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check tiny
+.PHONY: help demo test check tiny bench bench-peers
 
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
 BIN := .venv/bin
@@ -11,6 +11,7 @@ help:
 	@echo "make test    run the whole test suite"
 	@echo "make check   lint, format, types and import contracts"
 	@echo "make tiny    train the embedded model again (about 25 minutes)"
+	@echo "make bench   measure speed against peers; results go to bench/results (about half an hour, alone on the machine)"
 
 demo: .venv/installed
 	$(BIN)/cai run pipelines/quickstart.yaml
@@ -26,6 +27,19 @@ check: .venv/installed-dev
 
 tiny: .venv/installed
 	$(BIN)/python -m cai.models.tiny.make
+
+bench: .venv/installed-dev
+	@for name in chat generate critique judge memory remote; do \
+	    echo "== $$name"; $(BIN)/python bench/$$name.py || exit 1; \
+	done
+
+bench-peers: .venv-peers/installed
+
+.venv-peers/installed: bench/peers.txt constraints.txt .venv/made
+	$(BIN)/python -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	    --editable . --requirement bench/peers.txt
+	@touch $@
 
 # Every failure ends in one sentence that says what is missing.
 .venv/made:

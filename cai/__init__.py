@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from cai.feedback.revise import revise
     from cai.models.local.spec import ModelSpec
     from cai.models.local.workbench import open_workbench
+    from cai.models.remote.model import open_remote
+    from cai.models.remote.spec import RemoteSpec
     from cai.pipeline.runner import run_pipeline
     from cai.pipeline.spec import load_pipeline
     from cai.records import Message, Preference, Prompt, Revision
@@ -34,10 +36,12 @@ __all__ = [
     "ModelSpec",
     "Preference",
     "Prompt",
+    "RemoteSpec",
     "Revision",
     "judge",
     "load_constitution",
     "load_pipeline",
+    "open_remote",
     "open_workbench",
     "revise",
     "run_pipeline",
@@ -51,10 +55,12 @@ _HOMES = {
     "ModelSpec": "cai.models.local.spec",
     "Preference": "cai.records",
     "Prompt": "cai.records",
+    "RemoteSpec": "cai.models.remote.spec",
     "Revision": "cai.records",
     "judge": "cai.feedback.judge",
     "load_constitution": "cai.constitution.model",
     "load_pipeline": "cai.pipeline.spec",
+    "open_remote": "cai.models.remote.model",
     "open_workbench": "cai.models.local.workbench",
     "revise": "cai.feedback.revise",
     "run_pipeline": "cai.pipeline.runner",

@@ -5,6 +5,8 @@
     │   ├── MissingModel      2   a model that is not there or may not be had
     │   ├── FolderInUse       2   another process owns the folder
     │   └── DamagedFile       2   a file of ours was changed or cut after it was written
+    ├── OutOfMemory           1   the device has no room for this many rows at once
+    ├── EndpointError         1   a remote model that cannot go on; what it said so far is kept
     ├── GateRefused           3   a quality gate stopped the run
     └── Interrupted         130   stopped on request; the work so far is kept
 
@@ -52,6 +54,34 @@ class FolderInUse(InputError):
 
 class DamagedFile(InputError):
     """A file of ours that no longer holds what was committed to it."""
+
+
+class OutOfMemory(CaiError):
+    """The device had no room; `rows` is how many were in hand at most."""
+
+    def __init__(self, device: str, rows: int) -> None:
+        super().__init__(device, rows)
+        self.device = device
+        self.rows = rows
+
+    def __str__(self) -> str:
+        return (
+            f"{self.device}: out of memory with {self.rows} rows at once; "
+            "shorten the answers, or choose a smaller model or a stronger quantisation"
+        )
+
+
+class EndpointError(CaiError):
+    """A remote model that cannot go on, told as place, problem and remedy. Every reply it gave is in its journal."""
+
+    def __init__(self, place: str, problem: str, remedy: str) -> None:
+        super().__init__(place, problem, remedy)
+        self.place = place
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.problem}; {self.remedy}"
 
 
 class GateRefused(CaiError):

@@ -55,6 +55,8 @@ class Lineage:
     answerer: str = ""
     critic: str = ""
     judge: str = ""
+    judged_by: str = ""
+    """How the judge's choices were read: its log-probabilities, or its word in one of the ways that `Choice` names."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "fastapi": ("cai/service/",),
     "starlette": ("cai/service/",),
     "uvicorn": ("cai/service/",),
-    "httpx": ("cai/models/remote.py",),
+    "httpx": ("cai/models/remote/",),
 }
 
 PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}

@@ -18,7 +18,7 @@ from cai.feedback.clean import folded, is_trivial, without_reasoning
 from cai.feedback.demonstrations import comparison_turns
 from cai.feedback.outcome import Outcome, first_of_each
 from cai.feedback.pairs import CandidatePair
-from cai.models.protocol import Choice, ChoiceRequest, Model
+from cai.models.protocol import Choice, ChoiceRequest, Failed, Model
 from cai.records import Lineage, Message, Preference, PreferenceKind, Reject, Verdict, content_id
 from cai.seeds import derive
 
@@ -93,11 +93,12 @@ def judge(
             outcome.notes["decided without the judge"] += 1
             outcome.records.append(_by_walkover(contest, lineage))
             continue
-        verdicts = _verdicts(contest, list(islice(told, 2 * len(contest.principles))))
+        own = list(islice(told, 2 * len(contest.principles)))
+        verdicts = _verdicts(contest, own)
         if isinstance(verdicts, Reject):
             outcome.rejects.append(verdicts)
             continue
-        lineage = replace(lineage, judge=judge_model.fingerprint)
+        lineage = replace(lineage, judge=judge_model.fingerprint, judged_by=_ways(own))
         outcome.records.append(_preference(contest, verdicts, settings, lineage))
     return outcome
 
@@ -174,10 +175,15 @@ def _requests(contest: _Contest, turns: tuple[Message, ...], seed: int) -> Itera
             yield ChoiceRequest((*turns, *asked), LABELS)
 
 
-def _verdicts(contest: _Contest, choices: Sequence[Choice]) -> tuple[Verdict, ...] | Reject:
+def _verdicts(contest: _Contest, choices: Sequence[Choice | Failed]) -> tuple[Verdict, ...] | Reject:
     """Each principle's verdict on the left answer."""
+    failed = [choice for choice in choices if isinstance(choice, Failed)]
+    if failed:
+        detail = f"{len(failed)} of {len(choices)} judgements: {failed[0].detail}"
+        return Reject(contest.pair.id, "prefer", failed[0].reason, detail)
+    told = [choice for choice in choices if isinstance(choice, Choice)]
     verdicts = []
-    for principle, left_first, right_first in zip(contest.principles, choices[::2], choices[1::2], strict=True):
+    for principle, left_first, right_first in zip(contest.principles, told[::2], told[1::2], strict=True):
         shown_first = label_probabilities(left_first, len(LABELS))
         shown_second = label_probabilities(right_first, len(LABELS))
         if shown_first is None or shown_second is None:
@@ -185,6 +191,10 @@ def _verdicts(contest: _Contest, choices: Sequence[Choice]) -> tuple[Verdict, ..
             return Reject(contest.pair.id, "prefer", "broken judgement", f"principle {principle.id!r}, {values}")
         verdicts.append(Verdict(principle.id, shown_first[0], shown_second[1]))
     return tuple(verdicts)
+
+
+def _ways(choices: Sequence[Choice | Failed]) -> str:
+    return ", ".join(sorted({choice.way for choice in choices if isinstance(choice, Choice)}))
 
 
 def _preference(

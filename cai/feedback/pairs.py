@@ -7,7 +7,7 @@ from itertools import combinations
 from cai.errors import InputError, shorten
 from cai.feedback.clean import clean, folded
 from cai.feedback.outcome import Outcome, first_of_each
-from cai.models.protocol import Model, Reply, Request, Sampling
+from cai.models.protocol import Failed, Model, Reply, Request, Sampling
 from cai.records import Prompt, Reject, Revision, content_id
 from cai.seeds import derive
 
@@ -59,21 +59,26 @@ def from_samples(
     replies = policy.generate(requests) if requests else []
     assert len(replies) == len(requests), (policy.name, len(replies), len(requests))
     for number, prompt in enumerate(rows):
-        answers = _usable(replies[number * n : (number + 1) * n], outcome)
+        own = replies[number * n : (number + 1) * n]
+        failed = [reply for reply in own if isinstance(reply, Failed)]
+        outcome.notes.update(["answer: failed"] * len(failed))
+        answers = _usable(own, outcome)
         distinct = _first_occurrences(answers)
         meetings = sorted(combinations(distinct, 2), key=lambda pair: distinct.index(pair[1]) - distinct.index(pair[0]))
         for i, j in meetings[:limit]:
             origin = f"samples:{i},{j}"
             outcome.records.append(CandidatePair(prompt, answers[i], answers[j], origin, policy.fingerprint))
         if not meetings:
-            outcome.rejects.append(_no_pair(prompt, answers, n))
+            outcome.rejects.append(_no_pair(prompt, answers, n, failed))
     return outcome
 
 
-def _usable(replies: Sequence[Reply], outcome: Outcome[CandidatePair]) -> dict[int, str]:
+def _usable(replies: Sequence[Reply | Failed], outcome: Outcome[CandidatePair]) -> dict[int, str]:
     """The finished answers by their number, cleaned. An empty one stays: the policy gave it, and it will lose."""
     answers: dict[int, str] = {}
     for number, reply in enumerate(replies):
+        if isinstance(reply, Failed):
+            continue
         if reply.finish == "length":
             outcome.notes["answer: cut off"] += 1
             continue
@@ -90,7 +95,9 @@ def _first_occurrences(answers: dict[int, str]) -> list[int]:
     return list(first.values())
 
 
-def _no_pair(prompt: Prompt, answers: dict[int, str], n: int) -> Reject:
+def _no_pair(prompt: Prompt, answers: dict[int, str], n: int, failed: Sequence[Failed]) -> Reject:
+    if failed:
+        return Reject(prompt.id, "prefer", failed[0].reason, f"{len(failed)} of {n} samples: {failed[0].detail}")
     if len(answers) < 2:
         detail = f"{n - len(answers)} of {n} samples did not end within the token limit"
         return Reject(prompt.id, "prefer", "cut-off answer", detail)

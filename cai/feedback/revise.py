@@ -14,7 +14,7 @@ from cai.errors import InputError, shorten
 from cai.feedback.clean import Step, clean, folded
 from cai.feedback.demonstrations import after_system, critique_turns
 from cai.feedback.outcome import Outcome, first_of_each
-from cai.models.protocol import Model, Request, Sampling
+from cai.models.protocol import Failed, Model, Request, Sampling
 from cai.records import Lineage, Message, Prompt, Reject, Revision, Round
 from cai.seeds import derive
 
@@ -104,10 +104,13 @@ def _ask(
     )
     texts: dict[str, str] = {}
     for row, reply in zip(conversations, replies, strict=True):
+        where = f"round {number}, " if number else ""
+        if isinstance(reply, Failed):
+            chunk.outcome.rejects.append(Reject(row, "revise", reply.reason, f"{where}{step}: {reply.detail}"))
+            continue
         cleaned = clean(reply.text, step)
         chunk.outcome.notes.update(f"{step}: {what} removed" for what in cleaned.removed)
         cut = reply.finish == "length"
-        where = f"round {number}, " if number else ""
         if cut and step != "critique":
             detail = f"{where}no end after {reply.completion_tokens} tokens: {shorten(cleaned.text)}"
             chunk.outcome.rejects.append(Reject(row, "revise", f"cut-off {step}", detail))

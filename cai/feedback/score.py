@@ -7,7 +7,7 @@ from cai.constitution.model import Principle
 from cai.errors import CaiError
 from cai.feedback.clean import is_trivial, without_reasoning
 from cai.feedback.judge import label_probabilities
-from cai.models.protocol import ChoiceRequest, Model
+from cai.models.protocol import ChoiceRequest, Model, all_told
 from cai.records import Prompt
 from cai.seeds import derive
 
@@ -31,7 +31,7 @@ def score(
         )
         for prompt, answer in shown.values()
     ]
-    choices = model.choose(requests) if requests else []
+    choices = all_told(model, model.choose(requests)) if requests else []
     for row, choice in zip(shown, choices, strict=True):
         probabilities = label_probabilities(choice, len(SCORES))
         if probabilities is None:

@@ -7,11 +7,13 @@ workbench.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
+from cai.errors import CaiError
 from cai.records import Message
 
 Finish = Literal["stop", "length"]
+Told = TypeVar("Told")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Request:
     sampling: Sampling = Sampling()
     seed: int = 0
     tools: tuple[dict[str, object], ...] = ()
+    logprobs: bool = False
+    """Whether the log-probabilities of what is drawn are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,8 @@ class Reply:
     completion_tokens: int
     token_ids: tuple[int, ...] = ()
     """The sampled ids as they were drawn, the end-of-turn id included; empty where the model does not tell them."""
+    logprobs: tuple[float, ...] = ()
+    """log p of each sampled id before temperature and nucleus, where they were asked for and are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,8 @@ class Choice:
     """The summed log-probability of each continuation."""
 
     logprobs: tuple[float, ...]
+    way: str = "log-probabilities"
+    """How the choice was read. Where a model tells no probabilities, its word counts as certain."""
 
     @property
     def probabilities(self) -> tuple[float, ...]:
@@ -64,6 +72,31 @@ class Choice:
         top = max(self.logprobs)
         weights = [exp(value - top) for value in self.logprobs]
         return tuple(weight / sum(weights) for weight in weights)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A request that came to nothing after everything was tried: `reason` to count by, `detail` for people.
+
+    Only models that can lose a call give this; what ends the whole job is raised.
+    """
+
+    reason: str
+    detail: str
+
+
+class RowError(CaiError):
+    """A conversation that cannot become tokens: one row's misfortune, with a short reason to count by."""
+
+    exit_code = 2
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
 
 
 class Model(Protocol):
@@ -77,6 +110,18 @@ class Model(Protocol):
         """A digest of weights, revision, adapter, quantisation and template: equal fingerprints answer alike."""
         ...
 
-    def generate(self, requests: Sequence[Request]) -> list[Reply]: ...
+    def generate(self, requests: Sequence[Request]) -> Sequence[Reply | Failed]:
+        """What came of each request, in the order asked."""
+        ...
 
-    def choose(self, requests: Sequence[ChoiceRequest]) -> list[Choice]: ...
+    def choose(self, requests: Sequence[ChoiceRequest]) -> Sequence[Choice | Failed]: ...
+
+
+def all_told(model: Model, results: Sequence[Told | Failed]) -> list[Told]:
+    """The results where every one is needed; a failed one ends the work."""
+    told: list[Told] = []
+    for result in results:
+        if isinstance(result, Failed):
+            raise CaiError(f"model {model.name!r}: {result.reason}: {result.detail}; the same command tries again")
+        told.append(result)
+    return told

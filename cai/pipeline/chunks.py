@@ -3,6 +3,7 @@
 What a chunk is and does is the stage's; that all inputs of the stage ended somewhere is checked here from the files.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
 
-from cai.errors import CaiError, Interrupted
+from cai.errors import CaiError, DamagedFile, Interrupted, OutOfMemory
 from cai.feedback.outcome import Identified
+from cai.files import write_atomic
 from cai.journal import Journal, read_lines
+from cai.models.protocol import RowError
+from cai.pipeline.desk import Desk
 from cai.pipeline.events import Event, Finished
 from cai.records import Reject, to_line
 
 Row = TypeVar("Row", bound=Identified)
+
+PLAN = "plan.json"
+"""Holds what a stage learned about this machine and must keep to when it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +49,18 @@ def chunked(stage: str, rows: Sequence[Row], size: int, work: Callable[[Sequence
     return [Chunk(len(part), partial(_surviving, stage, part, work)) for part in parts]
 
 
-def work_in_chunks(
-    name: str, chunks: Sequence[Chunk], folder: Path, stop: Callable[[], bool]
-) -> Generator[Event, None, Finished]:
+def work_in_chunks(name: str, chunks: Sequence[Chunk], folder: Path, desk: Desk) -> Generator[Event, None, Finished]:
+    """Every chunk that is not there yet, and the stage's ledger from the files."""
     total = sum(chunk.size for chunk in chunks)
     with Journal(folder) as journal:
+        desk.take_at_once(_planned(folder))
         done = sum(chunk.size for chunk in chunks[: journal.chunks])
         if done:
             yield _progress(name, done, total, journal.notes)
         for chunk in chunks[journal.chunks :]:
-            if stop():
+            if desk.stop():
                 raise Interrupted(f"{name}: stopped after {done} of {total}; the same command goes on from here")
-            made = chunk.work()
+            made = yield from _worked(name, chunk, folder, desk)
             lines = {"records": [to_line(r) for r in made.records], "rejects": [to_line(r) for r in made.rejects]}
             reasons = Counter(reject.reason for reject in made.rejects)
             journal.commit(lines, {"inputs": made.inputs, "rejects": dict(reasons), "notes": dict(made.notes)})
@@ -63,6 +70,38 @@ def work_in_chunks(
     rejects, counted = _summed(notes, "rejects"), _summed(notes, "notes")
     inputs = sum(cast(int, note["inputs"]) for note in notes)
     return balanced(name, folder, Finished(inputs, _count(folder, "records"), rejects, counted))
+
+
+def _worked(name: str, chunk: Chunk, folder: Path, desk: Desk) -> Generator[Event, None, Made]:
+    """One chunk's work, with fewer rows at once where memory does not suffice.
+
+    Nothing kept from another chunk is used, since a resumed run has none of it; and a smaller batch is written down
+    before it is tried, since a resumed run must use it too.
+    """
+    while True:
+        desk.forget()
+        try:
+            return chunk.work()
+        except OutOfMemory as error:
+            rows = error.rows // 2
+            if rows < 1:
+                raise
+            write_atomic(folder / PLAN, json.dumps({"rows_at_once": rows}) + "\n")
+            desk.take_at_once(rows)
+            yield Event("notice", name, {"text": f"{error.device} is out of memory; going on with {rows} rows at once"})
+
+
+def _planned(folder: Path) -> int | None:
+    """How many rows at once an earlier part of this stage found to fit."""
+    path = folder / PLAN
+    if not path.exists():
+        return None
+    try:
+        plan = json.loads(path.read_text("utf-8"))
+        rows = plan["rows_at_once"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedFile(str(path), "is no plan of this stage", None, "remove the file and run again") from error
+    return int(rows)
 
 
 def balanced(name: str, folder: Path, finished: Finished) -> Finished:
@@ -79,8 +118,6 @@ def balanced(name: str, folder: Path, finished: Finished) -> Finished:
 
 def _surviving(stage: str, rows: Sequence[Row], work: Callable[[Sequence[Row]], Made]) -> Made:
     """The work done on all rows at once; where one of them cannot become tokens, on halves, until it stands alone."""
-    from cai.models.local.chat import RowError
-
     try:
         return work(rows)
     except RowError as error:

@@ -10,11 +10,15 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cai.models.local.spec import ModelSpec
+from cai.models.remote.spec import RemoteSpec
 from cai.train.config import DpoConfig, SftConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Half = Annotated[float, Field(ge=0.5, le=1)]
 Count = Annotated[int, Field(ge=1)]
+
+BASE = "base"
+"""The name of the run's own model, without an adapter."""
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -44,6 +48,10 @@ class ReviseConfig(BaseModel):
 
     rounds: int = Field(default=2, ge=1, le=16)
     """Critique-and-revision rounds for each prompt; each draws a principle by its weight."""
+    answerer: str = BASE
+    """Who answers: `base` or one of `models`."""
+    critic: str = BASE
+    """Who criticises and revises: `base` or one of `models`."""
     temperature: float = Field(default=1.0, ge=0)
     """Sampling temperature of answers, critiques and revisions; 0 takes the likeliest token."""
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -64,7 +72,9 @@ class PreferConfig(BaseModel):
     samples: int = Field(default=2, ge=2, le=16)
     """Answers sampled for each prompt, where pairs are samples."""
     source: str | None = Field(default=None, alias="from")
-    """Who samples: `base` or an earlier training stage; the last one before if not said."""
+    """Who samples: `base`, an earlier training stage or one of `models`; the last training stage if not said."""
+    judge: str = BASE
+    """Who judges: `base` or one of `models`."""
     principles: Literal["all", "drawn"] = "all"
     """Judge by every principle, or by one drawn for each pair."""
     tie_below: Half = 0.6
@@ -153,8 +163,10 @@ class PipelineSpec(BaseModel):
     """Everything random in the run is drawn from this."""
     constitution: str
     """The constitution's file."""
-    model: ModelSpec
-    """The one base model of the run, and the shape of its adapters."""
+    model: ModelSpec | None = None
+    """The one base model of the run, and the shape of its adapters; not needed where `models` do everything."""
+    models: dict[str, RemoteSpec] = Field(default_factory=dict)
+    """Remote models by the names that stages call them."""
     prompts: PromptSettings
     """What the model is asked."""
     stages: tuple[dict[str, dict[str, object]], ...] = Field(min_length=1)
@@ -168,7 +180,18 @@ class PipelineSpec(BaseModel):
         return name
 
     @model_validator(mode="after")
+    def _remote_names_mean_nothing_else(self) -> Self:
+        for name in self.models:
+            if not re.fullmatch(r"[a-z][a-z0-9._-]{0,39}", name):
+                raise ValueError("models: a name must be small letters, digits, '.', '_' and '-', a letter first")
+            if name == BASE or name in KINDS:
+                raise ValueError(f"models: {name!r} means something else already; choose another name")
+        return self
+
+    @model_validator(mode="after")
     def _adapters_have_a_shape(self) -> Self:
+        if self.model is None:
+            return self
         lora = self.model.lora
         if lora.rank < 1 or lora.alpha < 1:
             raise ValueError(f"model.lora: rank and alpha must be 1 or more, got {lora.rank} and {lora.alpha}")

@@ -1,26 +1,42 @@
-"""What the stages of one run share: the workbench, opened when it is first needed, and the wish to stop.
+"""What the stages of one run share: the models, opened when they are first needed, and the wish to stop.
 
-Nothing is loaded for a run of which everything is done. Which role a view plays is the stages' business.
+Nothing is loaded for a run of which everything is done, and no base for stages that only ask remote models. Which role
+a model plays is the stages' business.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from cai.models.local.spec import ModelSpec
+from cai.models.remote.spec import RemoteSpec
 from cai.records import digest
 
 if TYPE_CHECKING:
     from cai.models.local.view import LocalModel
     from cai.models.local.workbench import Workbench
+    from cai.models.protocol import Model
+    from cai.models.remote.model import RemoteModel
+
+
+REMOTE = "remote"
+"""The folder in a run's folder where each remote model keeps its replies."""
 
 
 class Desk:
-    """Owns the workbench of a run, and the views on it."""
+    """Owns the workbench of a run, the views on it, and its remote models. Close it, or use it as a context."""
 
-    def __init__(self, spec: ModelSpec, stop: Callable[[], bool]) -> None:
+    def __init__(
+        self, spec: ModelSpec | None, remotes: Mapping[str, RemoteSpec], folder: Path, stop: Callable[[], bool]
+    ) -> None:
         self.spec = spec
+        self.remote_specs = remotes
+        self.folder = folder
         self.stop = stop
+        self._opened = ExitStack()
+        self._remotes: dict[str, RemoteModel] = {}
         self._fingerprint = ""
         self._workbench: Workbench | None = None
         self._views: dict[Path | None, LocalModel] = {}
@@ -33,6 +49,7 @@ class Desk:
     def fingerprint(self) -> str:
         """What decides the answers of the base, found without loading it; a model that is not there is refused."""
         if not self._fingerprint:
+            assert self.spec is not None, "a stage needs a base that the pipeline does not name"
             from cai.models.local.finding import find_model
             from cai.models.local.loading import weights_digest
 
@@ -45,11 +62,56 @@ class Desk:
         if self._workbench is None:
             from cai.models.local.workbench import open_workbench
 
+            assert self.spec is not None, "a stage needs a base that the pipeline does not name"
             self._workbench = open_workbench(self.spec)
         return self._workbench
+
+    def rows_at_once(self) -> int:
+        """How many rows the model takes at once, at most."""
+        return self.workbench().limits.rows
+
+    def take_at_once(self, rows: int | None) -> None:
+        """Take at most this many rows at once from now on, or as many as is usual."""
+        if rows is not None or self._workbench is not None:
+            self.workbench().limits.set(rows)
+
+    def forget(self) -> None:
+        """Nothing that was computed for earlier calls is used by later ones."""
+        if self._workbench is not None:
+            self._workbench.forget()
 
     def view(self, adapter: Path | None = None) -> "LocalModel":
         """The base, or the base with an adapter; the same one each time."""
         if adapter not in self._views:
             self._views[adapter] = self.workbench().view(adapter)
         return self._views[adapter]
+
+    def player(self, remote: str | None, adapter: Path | None = None) -> "Model":
+        """Who plays a role: the remote model of this name, or the base, or the base with an adapter."""
+        return self.view(adapter) if remote is None else self.remote(remote)
+
+    def remote(self, name: str) -> "RemoteModel":
+        """A remote model; the same one each time."""
+        if name not in self._remotes:
+            from cai.models.remote.model import open_remote
+
+            opened = open_remote(self.remote_specs[name], self.folder / REMOTE / name, name, self.stop)
+            self._remotes[name] = self._opened.enter_context(opened)
+        return self._remotes[name]
+
+    def check_keys(self) -> None:
+        """Refuses a remote model whose key is not there."""
+        from cai.models.remote.key import read_key
+
+        for name, spec in self.remote_specs.items():
+            read_key(spec, f"model {name!r}")
+
+    def close(self) -> None:
+        self._opened.close()
+        self._remotes.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()

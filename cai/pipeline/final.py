@@ -43,6 +43,7 @@ def final_adapter(run: RunState) -> Path | None:
 def _spec(document: Document, adapter: Path) -> ModelSpec:
     """The run's model; a folder as the adapter names it, in full, since the run may have been started elsewhere."""
     spec = validated(document, PipelineSpec, ("pipeline",)).model
+    assert spec is not None, f"{adapter} was trained on no model"
     if spec.base == "tiny" or spec.revision is not None:
         return spec
     named = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]

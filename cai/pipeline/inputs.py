@@ -11,7 +11,7 @@ from pathlib import Path
 from cai.constitution.frames import frames_digest
 from cai.constitution.model import Constitution
 from cai.manifest import Manifest
-from cai.pipeline.configs import TRAINING
+from cai.pipeline.configs import BASE, TRAINING
 from cai.pipeline.desk import Desk
 from cai.pipeline.sources import Stage
 from cai.pipeline.spec import Pipeline
@@ -53,6 +53,7 @@ class Inputs:
     preferences: tuple[Path, ...]
     start: Path | None
     models: dict[str, Path | None]
+    remotes: dict[str, str]
     digests: dict[str, str]
 
 
@@ -60,7 +61,8 @@ def gather(pipeline: Pipeline, stage: Stage, done: Mapping[int, Done], fingerpri
     """What this stage reads, once the stages before it are done."""
     sources = stage.sources
     prompts = {"train": pipeline.train, "test": pipeline.test, None: ()}[sources.prompts]
-    digests = {"model": fingerprint()}
+    digests = {"model": fingerprint()} if sources.local else {}
+    digests |= {role: pipeline.spec.models[name].fingerprint for role, name in sources.remotes.items()}
     if sources.prompts:
         digests["prompts"] = digest([as_dict(prompt) for prompt in prompts])
     if sources.constitution:
@@ -70,6 +72,7 @@ def gather(pipeline: Pipeline, stage: Stage, done: Mapping[int, Done], fingerpri
         for i, number in enumerate(numbers, 1):
             digests[f"{what} {i}"] = done[number].manifest.files["records.jsonl"].sha256
     if stage.kind in TRAINING:
+        assert pipeline.model is not None, f"{stage.name} has nothing to train"
         digests["lora"] = digest(asdict(pipeline.model.lora))
     if sources.start:
         digests["adapter start"] = done[sources.start].adapter_digest
@@ -84,6 +87,7 @@ def gather(pipeline: Pipeline, stage: Stage, done: Mapping[int, Done], fingerpri
         preferences=tuple(done[number].folder for number in sources.preferences),
         start=done[sources.start].adapter if sources.start else None,
         models={name: done[number].adapter if number else None for name, number in sources.models.items()},
+        remotes=sources.remotes,
         digests=digests,
     )
 
@@ -98,13 +102,16 @@ def stage_facts(stage: Stage, inputs: Inputs, desk: Desk) -> dict[str, object]:
     facts: dict[str, object] = {
         "config": stage.config.model_dump(mode="json", by_alias=True),
         "seed": inputs.seed,
-        "machine": desk.workbench().facts,
     }
+    if stage.sources.local:
+        facts["machine"] = desk.workbench().facts
     if stage.sources.constitution:
         facts["constitution"] = constitution_facts(inputs.constitution)
     if stage.kind not in TRAINING:
-        names = {"base": None, **{_owner(path): path for path in (inputs.start, *inputs.models.values()) if path}}
-        facts["models"] = {desk.view(path).fingerprint: name for name, path in names.items()}
+        facts["models"] = _names_of_models(stage, inputs, desk)
+    if inputs.remotes:
+        asked = sorted(set(inputs.remotes.values()))
+        facts["remotes"] = {name: desk.remote(name).facts for name in asked}
     return facts
 
 
@@ -120,6 +127,15 @@ def constitution_facts(constitution: Constitution) -> dict[str, object]:
         "digest": constitution.behaviour_digest,
         "principles": texts,
     }
+
+
+def _names_of_models(stage: Stage, inputs: Inputs, desk: Desk) -> dict[str, str]:
+    """Fingerprint to name, of every model that a record of this stage may tell of."""
+    names = {spec.fingerprint: name for name, spec in desk.remote_specs.items()}
+    if stage.sources.local:
+        owned = {_owner(path): path for path in (inputs.start, *inputs.models.values()) if path}
+        names |= {desk.view(path).fingerprint: name for name, path in {BASE: None, **owned}.items()}
+    return names
 
 
 def _owner(adapter: Path) -> str:

@@ -7,7 +7,7 @@ other prompts it shows whether answers end and how long they are. Held-out promp
 from collections.abc import Callable, Sequence
 
 from cai.evaluate.suites import GREEDY, SuiteResult, run_suite, suite
-from cai.models.protocol import Model, Request
+from cai.models.protocol import Model, Request, all_told
 from cai.records import Prompt
 from cai.seeds import derive, shuffled
 
@@ -33,7 +33,7 @@ def _read(model: Model, prompts: Sequence[Prompt], seed: int) -> dict[str, float
 
 
 def _measure(model: Model, prompts: Sequence[Prompt]) -> dict[str, float]:
-    replies = model.generate([Request(prompt.messages, GREEDY, 0, prompt.tools) for prompt in prompts])
+    replies = all_told(model, model.generate([Request(p.messages, GREEDY, 0, p.tools) for p in prompts]))
     return {
         "probe/ended": sum(reply.finish == "stop" for reply in replies) / len(replies),
         "probe/tokens": sum(reply.completion_tokens for reply in replies) / len(replies),

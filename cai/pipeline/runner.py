@@ -42,9 +42,12 @@ def run_pipeline(
     `out` is the run folder itself. The same pipeline in the same folder goes on where it was.
     """
     folder = run_folder(pipeline, out)
-    desk = Desk(pipeline.model, stop)
-    desk.fingerprint()  # A model that is not there is refused before the folder is made.
-    with folder_lock(folder):
+    desk = Desk(pipeline.model, pipeline.remotes, folder, stop)
+    # A model or a key that is not there is refused before the folder is made.
+    if any(stage.sources.local for stage in pipeline.stages):
+        desk.fingerprint()
+    desk.check_keys()
+    with folder_lock(folder), desk:
         done = _done_already(pipeline, folder, desk)
         with Logbook(pipeline, folder) as logbook:
             for event in _events(pipeline, folder, desk, done):
@@ -79,20 +82,33 @@ def _stage_events(
     resumed = target.exists()
     target.mkdir(parents=True, exist_ok=True)
     yield Event("stage_started", stage.name, {"folder": target.name, "resumed": resumed})
-    if desk.facts is None:
-        yield from _other_machine(desk.workbench().facts, stage, done)
+    if stage.sources.local and desk.facts is None:
+        facts = desk.workbench().facts
+        yield from _other_machine(facts, stage, done)
+        if facts["decoding"] != "step loop":
+            yield Event("notice", stage.name, {"text": f"this architecture is decoded by {facts['decoding']}: slower"})
     ledger = yield from run_stage(stage.config, inputs, target, desk)
     counts = {"inputs": ledger.inputs, "outputs": ledger.outputs, "rejects": sum(ledger.rejects.values())}
     facts = {"rejects": ledger.rejects, "notes": ledger.notes, **stage_facts(stage, inputs, desk)}
     version = VERSIONS[stage.kind]
     finished = Done(stage, target, write_manifest(target, stage.kind, version, digest, inputs.digests, counts, facts))
+    yield from _spent(stage, desk)
     yield Event("stage_finished", stage.name, _told(finished))
     return finished
 
 
+def _spent(stage: Stage, desk: Desk) -> Iterator[Event]:
+    """What the remote models of a stage have used in this run so far."""
+    for name in sorted(set(stage.sources.remotes.values())):
+        remote = desk.remote(name)
+        cost = "" if remote.cost is None else f", {remote.cost:.4g} by the prices given"
+        text = f"{name}: {remote.used.prompt} tokens sent and {remote.used.reply} received in this run{cost}"
+        yield Event("notice", stage.name, {"text": text})
+
+
 def _other_machine(facts: dict[str, object], stage: Stage, done: dict[int, Done]) -> Iterator[Event]:
     """A warning where the stages before were made on another machine: then equal bytes are no longer promised."""
-    made = [earlier for earlier in done.values() if earlier.manifest.facts["machine"] != facts]
+    made = [earlier for earlier in done.values() if earlier.manifest.facts.get("machine", facts) != facts]
     if made:
         before = made[-1].manifest.facts["machine"]
         assert isinstance(before, dict), before

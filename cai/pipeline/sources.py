@@ -3,12 +3,13 @@
 What a stage does with its sources is the stage's business.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from cai.constitution.model import Use
 from cai.pipeline.configs import (
+    BASE,
     TRAINING,
     DpoStageConfig,
     EvaluateConfig,
@@ -18,7 +19,7 @@ from cai.pipeline.configs import (
     StageConfig,
 )
 
-BASE, TUNED = "base", "tuned"
+TUNED = "tuned"
 
 
 class NoSourceError(ValueError):
@@ -39,6 +40,10 @@ class Sources:
     start: int | None = None
     models: dict[str, int | None] = field(default_factory=dict)
     constitution: Use | None = None
+    remotes: dict[str, str] = field(default_factory=dict)
+    """Which remote model plays which role; a role that is not here is played by the base or an adapter on it."""
+    local: bool = True
+    """Whether the base model takes part at all."""
 
 
 @dataclass(frozen=True)
@@ -55,21 +60,37 @@ class Stage:
         return f"{self.number:02d}-{self.kind}"
 
 
-def sources_of(config: StageConfig, before: Sequence[Stage]) -> Sources:
-    """What a stage with these settings reads, given the stages above it."""
+def sources_of(config: StageConfig, before: Sequence[Stage], remotes: Collection[str] = ()) -> Sources:
+    """What a stage with these settings reads, given the stages above it and the names of the remote models."""
     match config:
         case ReviseConfig():
-            return Sources(prompts="train", constitution="revise")
+            roles = _remote_roles({"answerer": config.answerer, "critic": config.critic}, remotes)
+            return Sources(prompts="train", constitution="revise", remotes=roles, local=len(roles) < 2)
         case PreferConfig(pairs="revisions"):
-            return Sources(revisions=_required(before, "revise"), constitution="judge")
+            roles = _remote_roles({"judge": config.judge}, remotes)
+            revisions = _required(before, "revise")
+            return Sources(revisions=revisions, constitution="judge", remotes=roles, local=not roles)
         case PreferConfig():
-            return Sources(prompts="train", start=_training_stage(config.source, before), constitution="judge")
+            roles = _remote_roles({"judge": config.judge}, remotes)
+            if config.source is not None and config.source in remotes:
+                roles["answerer"] = config.source
+            start = None if "answerer" in roles else _training_stage(config.source, before, remotes)
+            return Sources("train", start=start, constitution="judge", remotes=roles, local=len(roles) < 2)
         case SftStageConfig():
             return Sources(revisions=_required(before, "revise"))
         case DpoStageConfig():
             return Sources(preferences=_preferences(config, before), start=_training_stage(config.source, before))
         case EvaluateConfig():
             return Sources(prompts="test", models=_models(before), constitution="judge")
+
+
+def _remote_roles(wanted: dict[str, str], remotes: Collection[str]) -> dict[str, str]:
+    """Role to remote model, where the role is not the base's."""
+    for role, name in wanted.items():
+        if name != BASE and name not in remotes:
+            known = f"known here: {', '.join([BASE, *remotes])}"
+            raise NoSourceError(role, f"must name {BASE} or one of models as its {role}", name, known)
+    return {role: name for role, name in wanted.items() if name != BASE}
 
 
 def _preferences(config: DpoStageConfig, before: Sequence[Stage]) -> tuple[int, ...]:
@@ -101,7 +122,7 @@ def _required(before: Sequence[Stage], kind: str) -> tuple[int, ...]:
     return numbers
 
 
-def _training_stage(name: str | None, before: Sequence[Stage]) -> int | None:
+def _training_stage(name: str | None, before: Sequence[Stage], remotes: Collection[str] = ()) -> int | None:
     """The last training stage of this kind or name; without a name the last one at all; None for the base."""
     trained = [stage for stage in before if stage.kind in TRAINING]
     if name is None:
@@ -111,5 +132,5 @@ def _training_stage(name: str | None, before: Sequence[Stage]) -> int | None:
     for stage in reversed(trained):
         if name in (stage.kind, stage.name):
             return stage.number
-    known = [BASE, *dict.fromkeys(word for stage in trained for word in (stage.kind, stage.name))]
+    known = [BASE, *dict.fromkeys(word for stage in trained for word in (stage.kind, stage.name)), *remotes]
     raise NoSourceError("from", "must name an earlier training stage", name, f"known here: {', '.join(known)}")

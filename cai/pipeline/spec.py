@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from cai.constitution.model import Constitution, load_constitution
 from cai.errors import InputError
 from cai.models.local.spec import ModelSpec
+from cai.models.remote.spec import RemoteSpec
 from cai.pipeline.configs import KINDS, EvaluateConfig, PipelineSpec, PromptSet
 from cai.pipeline.overrides import with_overrides
 from cai.pipeline.prompts import EMBEDDED, embedded_prompts, read_prompts
@@ -46,11 +47,17 @@ class Pipeline:
         return shlex.join(["cai", "run", str(self.path), *changes])
 
     @property
-    def model(self) -> ModelSpec:
+    def model(self) -> ModelSpec | None:
         """The model as it is to be opened: a local folder by its full path."""
-        base = self.spec.model.base
-        folder = _find(base, self.path)
-        return self.spec.model if base == "tiny" or folder is None else replace(self.spec.model, base=str(folder))
+        spec = self.spec.model
+        folder = None if spec is None or spec.base == "tiny" else _find(spec.base, self.path)
+        return spec if spec is None or folder is None else replace(spec, base=str(folder))
+
+    @property
+    def remotes(self) -> dict[str, RemoteSpec]:
+        """The remote models that some stage asks."""
+        asked = {name for stage in self.stages for name in stage.sources.remotes.values()}
+        return {name: spec for name, spec in self.spec.models.items() if name in asked}
 
 
 def load_pipeline(path: Path | str, overrides: Sequence[str] = ()) -> Pipeline:
@@ -124,10 +131,13 @@ def _stages(document: Document, spec: PipelineSpec) -> tuple[Stage, ...]:
         at: tuple[Key, ...] = ("stages", i, kind)
         config = validated(document, KINDS[kind], at)
         try:
-            sources = sources_of(config, stages)
+            sources = sources_of(config, stages, spec.models)
         except NoSourceError as error:
             place = document.place(*at, *([error.key] if error.key else []))
             raise InputError(place, f"stage '{kind}' {error.problem}", error.value, error.remedy) from None
+        if sources.local and spec.model is None:
+            remedy = "add it, as in model: {base: tiny}, or name remote models for all roles of the stage"
+            raise InputError(document.place(*at), f"stage '{kind}' needs the base, and model is missing", None, remedy)
         stages.append(Stage(i + 1, kind, config, sources))
     return tuple(stages)
 

@@ -17,11 +17,10 @@ from cai.feedback.pairs import CandidatePair
 from cai.models.tiny import phrasing, world
 from cai.models.tiny.oracle import JudgePair, judge_pairs
 from cai.pipeline.chunks import Made, chunked, work_in_chunks
-from cai.pipeline.configs import EvaluateConfig
+from cai.pipeline.configs import BASE, EvaluateConfig
 from cai.pipeline.desk import Desk
 from cai.pipeline.events import StageEvents
 from cai.pipeline.inputs import Inputs
-from cai.pipeline.sources import BASE
 from cai.records import Preference, Prompt, Reject, Verdict
 
 JUDGED_SPLIT = "test"
@@ -57,7 +56,7 @@ def evaluate_stage(config: EvaluateConfig, inputs: Inputs, folder: Path, desk: D
     if "tiny" in config.suites and config.judge_pairs:
         pairs = [Known(_candidate(pair).id, pair) for pair in judge_pairs(JUDGED_SPLIT, config.judge_pairs)]
         chunks += chunked("evaluate", pairs, config.chunk, partial(_judged, inputs.constitution, inputs.seed, desk))
-    return (yield from work_in_chunks(inputs.name, chunks, folder, desk.stop))
+    return (yield from work_in_chunks(inputs.name, chunks, folder, desk))
 
 
 def _judged(constitution: Constitution, seed: int, desk: Desk, pairs: Sequence[Known]) -> Made:

@@ -1,4 +1,4 @@
-"""prefer: pairs of answers, from revisions or sampled anew, judged by the base in both orders, chunk by chunk.
+"""prefer: pairs of answers, from revisions or sampled anew, judged in both orders by the base or a remote model.
 
 Where pairs come from lives in `feedback.pairs`, the judgement in `feedback.judge`.
 """
@@ -26,7 +26,8 @@ def prefer_stage(config: PreferConfig, inputs: Inputs, folder: Path, desk: Desk)
     settings = JudgeSettings(config.principles, config.tie_below, config.contradiction_beyond)
 
     def judged(pairs: Outcome[CandidatePair]) -> Made:
-        outcome = judge(pairs.records, inputs.constitution, desk.view(), settings, inputs.seed)
+        judge_model = desk.player(inputs.remotes.get("judge"))
+        outcome = judge(pairs.records, inputs.constitution, judge_model, settings, inputs.seed)
         kinds = Counter(_PLURALS[preference.kind] for preference in outcome.records)
         notes = kinds + pairs.notes + outcome.notes
         # Every pair, and every input that gave none.
@@ -38,11 +39,12 @@ def prefer_stage(config: PreferConfig, inputs: Inputs, folder: Path, desk: Desk)
 
     def of_prompts(prompts: Sequence[Prompt]) -> Made:
         sampling = Sampling(config.temperature, config.top_p, config.max_new_tokens)
-        return judged(from_samples(prompts, desk.view(inputs.start), config.samples, sampling, inputs.seed))
+        sampler = desk.player(inputs.remotes.get("answerer"), inputs.start)
+        return judged(from_samples(prompts, sampler, config.samples, sampling, inputs.seed))
 
     if config.pairs == "revisions":
         revisions = read_records(Revision, inputs.revisions)
         chunks = chunked("prefer", revisions, config.chunk, of_revisions)
     else:
         chunks = chunked("prefer", inputs.prompts, config.chunk, of_prompts)
-    return (yield from work_in_chunks(inputs.name, chunks, folder, desk.stop))
+    return (yield from work_in_chunks(inputs.name, chunks, folder, desk))

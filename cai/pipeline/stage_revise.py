@@ -1,4 +1,4 @@
-"""revise: each training prompt answered, criticised and revised by the base, chunk by chunk.
+"""revise: each training prompt answered, criticised and revised by the base or by remote models, chunk by chunk.
 
 How a revision is made lives in `feedback.revise`.
 """
@@ -21,11 +21,11 @@ def revise_stage(config: ReviseConfig, inputs: Inputs, folder: Path, desk: Desk)
     settings = ReviseSettings(config.rounds, sampling, sampling, sampling)
 
     def work(prompts: Sequence[Prompt]) -> Made:
-        base = desk.view()
-        outcome = revise(prompts, inputs.constitution, base, base, settings, inputs.seed)
+        answerer, critic = (desk.player(inputs.remotes.get(role)) for role in ("answerer", "critic"))
+        outcome = revise(prompts, inputs.constitution, answerer, critic, settings, inputs.seed)
         changed = sum(any(turn.changed for turn in revision.rounds) for revision in outcome.records)
         notes = {"changed": changed, "null edits": len(outcome.records) - changed, **outcome.notes}
         return Made(len(prompts), outcome.records, outcome.rejects, notes)
 
     chunks = chunked("revise", inputs.prompts, config.chunk, work)
-    return (yield from work_in_chunks(inputs.name, chunks, folder, desk.stop))
+    return (yield from work_in_chunks(inputs.name, chunks, folder, desk))

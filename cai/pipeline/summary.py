@@ -25,10 +25,9 @@ from cai.evaluate.report import write_report
 from cai.evaluate.suites import Item, SuiteResult
 from cai.feedback.judge import JudgeSettings, decide
 from cai.journal import read_lines
-from cai.pipeline.configs import TRAINING, EvaluateConfig, PreferConfig
+from cai.pipeline.configs import BASE, TRAINING, EvaluateConfig, PreferConfig
 from cai.pipeline.inputs import Done
 from cai.pipeline.reading import read_records
-from cai.pipeline.sources import BASE
 from cai.pipeline.spec import Pipeline
 from cai.pipeline.stage_evaluate import Measured
 from cai.records import Preference, Revision, digest

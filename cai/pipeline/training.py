@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from cai.files import write_atomic
+from cai.models.protocol import RowError
 from cai.pipeline.chunks import balanced
 from cai.pipeline.events import Event, Finished
 from cai.records import Prompt, Reject, to_line
@@ -38,8 +39,6 @@ class Encoded:
 
     @classmethod
     def of(cls, workbench: "Workbench", prompt: Prompt, completion: str) -> Self:
-        from cai.models.local.chat import RowError
-
         try:
             return cls(workbench.encode(prompt.messages, completion, prompt.tools))
         except RowError as error:

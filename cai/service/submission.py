@@ -31,6 +31,9 @@ def check_submission(pipeline: str | dict[str, object], name: str | None, projec
     data = parse_yaml(text, NAME).data
     for place, value in _paths(data):
         _check_inside(place, value, project)
+    if isinstance(data, dict) and data.get("models"):
+        # Whoever may send a pipeline could otherwise have keys of this machine sent to an address of their own.
+        raise InputError(f"{NAME}: models", "is not taken from outside", None, "run it on the machine by `cai run`")
     write_atomic(scratch, text)
     try:
         loaded = load_pipeline(scratch, [f"name={name}"] if name else [])

@@ -156,8 +156,10 @@ def _made_by(stage: StageFacts, lineage: Lineage) -> tuple[Fact, ...]:
     constitution = (stage.fact("constitution", key) for key in ("id", "version"))
     named = " ".join(str(part) for part in constitution if part)
     roles = (("answerer", lineage.answerer), ("critic", lineage.critic), ("judge", lineage.judge))
+    read = (Fact("judge read by", lineage.judged_by),) if lineage.judged_by not in ("", "log-probabilities") else ()
     return (
         *(Fact(role, _model(stage, fingerprint)) for role, fingerprint in roles if fingerprint),
+        *read,
         Fact("constitution", f"{named} ({lineage.constitution[:12]})".strip()),
         Fact("frames", lineage.frames[:12]),
         Fact("seed", str(lineage.seed)),

@@ -72,6 +72,14 @@ def test_a_pipeline_that_is_not_one_is_refused_by_its_place(project: Path) -> No
 OUTSIDE = ("/etc/passwd", "../outside.yaml", "a/../../outside.yaml", "~/x", "link/x.yaml", "/proc/self/environ", "a\0b")
 
 
+def test_no_pipeline_sends_this_machine_elsewhere(project: Path) -> None:
+    models = {"x": {"url": "https://elsewhere.example/v1", "model": "m", "key_env": "SECRET"}}
+    data = {"name": "x", "constitution": "constitution.yaml", "models": models, "prompts": {}, "stages": []}
+    (response,) = ask(project, post("/api/runs", {"pipeline": data}))
+    assert response.status_code == 422
+    assert "pipeline: models: is not taken from outside" in response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("key", ["constitution", "prompts.train", "prompts.test.from", "model.base"])
 def test_no_pipeline_reaches_out_of_the_project(project: Path, key: str) -> None:
     (project / "link").symlink_to(project.parent)

@@ -14,9 +14,10 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
 
-from cai.errors import CaiError, InputError
+from cai.errors import InputError
 from cai.models.local.logprobs import TokenRow
 from cai.models.local.templates import NAMED_FORMS, compiled
+from cai.models.protocol import RowError
 from cai.records import Message, digest
 
 _PROBE = "qzx"
@@ -31,20 +32,6 @@ _TEMPLATE_ERRORS = (
     ArithmeticError,
     RecursionError,
 )
-
-
-class RowError(CaiError):
-    """A conversation that cannot become tokens: one row's misfortune, with a short reason to count by."""
-
-    exit_code = 2
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}"
 
 
 class ChatFormat:

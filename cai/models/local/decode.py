@@ -1,24 +1,32 @@
-"""Generation: a step loop of our own over left-padded batches.
+"""Generation: a step loop of our own, whose rows come and go while the batch runs on.
 
-Shapes: B rows still running, S prompt width, K cached positions, V vocabulary.
+Shapes: B rows, S new positions, V vocabulary.
 
-Rows are grouped by length, run together, and leave the batch when they are done. What a row draws depends on its own
-prompt, sampling and seed; batch mates change no more than the last bits of its logits. Texts, stop strings and
-end-of-turn ids belong to `view`.
+Rows wait longest first. As rows finish, waiting ones take their places, so a batch stays wide until little is left.
+What rows begin with alike is computed once (`prefix`), what is known of a row from earlier calls is not computed again,
+and attention reads both without copies (`attention`). What a row draws depends on its own prompt, sampling and seed;
+batch mates change no more than the last bits of its logits. Texts and stops belong to `view`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from cai.models.local.attention import Layers, Pass, Slots, layers_of
 from cai.models.local.network import Network
+from cai.models.local.prefix import MIN_SHARED, Kept, Match, States, alike, common_length
 from cai.models.local.sampling import draw
 from cai.models.protocol import Finish, Sampling
 
 MAX_ROWS = 64
 MAX_TOKENS = 65_536
-"""Most cached positions of one batch: rows times (longest prompt + longest reply)."""
+"""Most positions of all slots together: rows times (longest prompt + longest reply)."""
+PREFILL_TOKENS = 4096
+"""Most new positions of one pass over prompts."""
+REFILL_SHARE = 8
+"""Waiting rows are taken in when at least this fraction (1/8) of the places is free."""
 
 Ended = Callable[[int, Sequence[int]], bool]
 """Whether row i is complete with these ids drawn, the newest included."""
@@ -29,113 +37,231 @@ class DecodeRow:
     prompt_ids: tuple[int, ...]
     sampling: Sampling
     seed: int
+    logps: bool = False
+    """Whether the log-probabilities of what is drawn are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
     ids: tuple[int, ...]
     finish: Finish
+    logps: tuple[float, ...] = ()
+    """log p of each drawn token, as the model had it before temperature and nucleus."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Where states are kept between calls, and whose they are."""
+
+    kept: Kept
+    owner: str
 
 
 class Decoding:
-    """One batch on its way: `step` draws one more token for every running row."""
+    """Rows on their way: `step` draws one more token for every running row, or first ones for new rows."""
 
-    def __init__(self, network: Network, rows: Sequence[DecodeRow], ended: Ended) -> None:
+    def __init__(
+        self,
+        network: Network,
+        rows: Sequence[DecodeRow],
+        ended: Ended,
+        memory: Memory | None = None,
+        max_rows: int = MAX_ROWS,
+    ) -> None:
         assert rows and all(row.prompt_ids and row.sampling.max_new_tokens > 0 for row in rows), "nothing to decode"
-        self._network = network
-        self._rows = rows
-        self._ended = ended
+        self._network, self._rows, self._ended, self._memory = network, rows, ended, memory
         self._ids: list[list[int]] = [[] for _ in rows]
+        self._logps: list[list[float]] = [[] for _ in rows]
         self._finish: list[Finish | None] = [None] * len(rows)
-        self._held = list(range(len(rows)))
-        self._position = 0
-        self._cache = network.new_cache()
-        width = max(len(row.prompt_ids) for row in rows)
-        gaps = [width - len(row.prompt_ids) for row in rows]
-        self._next_BS = network.tensor([[0] * g + list(r.prompt_ids) for g, r in zip(gaps, rows, strict=True)])
-        columns_S = torch.arange(width, device=network.device)
-        gaps_B1 = network.tensor([[gap] for gap in gaps])
-        self._mask_BK = columns_S >= gaps_B1
-        self._positions_BS = (columns_S - gaps_B1).clamp(min=0)
-        self._padded = any(gaps)
+        with torch.inference_mode():
+            self._shared = shared_states(network, [row.prompt_ids for row in rows], memory)
+        self._skipped = 0 if self._shared is None else len(self._shared.ids)
+        self._waiting = deque(_longest_first(rows))
+        self._slots = Slots(_width(rows, self._skipped, max_rows))
+        self._held: list[int] = []
+        """The row in each slot that is in use."""
 
     def done(self) -> bool:
-        return all(self._finish)
+        return not self._held and not self._waiting
 
     def results(self) -> list[Decoded]:
-        return [Decoded(tuple(ids), finish or "length") for ids, finish in zip(self._ids, self._finish, strict=True)]
+        told = zip(self._ids, self._logps, self._finish, strict=True)
+        return [Decoded(tuple(ids), finish or "length", tuple(logps)) for ids, logps, finish in told]
 
     def drawn(self, row: int) -> Sequence[int]:
         return self._ids[row]
 
     def step(self) -> None:
+        free = self._slots.rows - len(self._held)
         with torch.inference_mode():
-            hidden_BSD = self._network.hidden(self._next_BS, self._mask(), self._positions_BS, self._cache)
-            logits_BV = self._network.logits(hidden_BSD[:, -1])
-            held = [self._rows[i] for i in self._held]
-            tokens_B = draw(logits_BV, [row.sampling for row in held], [row.seed for row in held], self._position)
-            self._position += 1
-            for i, token in zip(self._held, tokens_B.tolist(), strict=True):
-                self._append(i, token)
-            self._advance(tokens_B)
+            if self._waiting and free * REFILL_SHARE >= self._slots.rows:
+                self._take_in(free)
+            else:
+                self._advance()
 
-    def _append(self, i: int, token: int) -> None:
-        if self._finish[i] is not None:
-            return
-        self._ids[i].append(token)
-        if self._ended(i, self._ids[i]):
-            self._finish[i] = "stop"
-        elif len(self._ids[i]) >= self._rows[i].sampling.max_new_tokens:
-            self._finish[i] = "length"
+    def _take_in(self, free: int) -> None:
+        """Read the prompts of as many waiting rows as there is room for in one pass, and draw their first tokens.
 
-    def _advance(self, tokens_B: torch.Tensor) -> None:
-        """Set up the next step. Finished rows are dropped once they are half of those held: that copies the cache."""
-        running = [k for k, i in enumerate(self._held) if self._finish[i] is None]
-        self._next_BS = tokens_B[:, None]
-        self._positions_BS = self._positions_BS[:, -1:] + 1
-        if running and len(running) * 2 <= len(self._held):
-            index_B = self._network.tensor(running)
-            self._cache.batch_select_indices(index_B)
-            self._held = [self._held[k] for k in running]
-            self._next_BS, self._positions_BS = self._next_BS[index_B], self._positions_BS[index_B]
-            self._mask_BK = self._mask_BK[index_B]
-        if self._padded:
-            new_B1 = torch.ones_like(self._mask_BK[:, :1])
-            self._mask_BK = torch.cat([self._mask_BK, new_B1], dim=1)
+        Several samples of one prompt read it once.
+        """
+        new: list[int] = []
+        again: list[tuple[int, int]] = []
+        readers: dict[tuple[int, ...], int] = {}
+        known: list[Match | None] = []
+        longest = 0
+        while self._waiting and len(new) + len(again) < free:
+            row = self._waiting[0]
+            reader = readers.setdefault(self._rows[row].prompt_ids, len(new))
+            if reader < len(new):
+                again.append((self._waiting.popleft(), reader))
+                continue
+            match = self._known(row)
+            left = len(self._rows[row].prompt_ids) - (self._skipped if match is None else match.length)
+            if new and max(longest, left) * (len(new) + 1) > PREFILL_TOKENS:
+                break
+            new.append(self._waiting.popleft())
+            known.append(match)
+            longest = max(longest, left)
+        first, starts = len(self._held), [0 if m is None else m.length - self._skipped for m in known]
+        self._slots.reserve(max(starts) + longest)
+        for slot, (match, start) in enumerate(zip(known, starts, strict=True), first):
+            if match is not None:
+                self._slots.put(slot, match.states.part(self._skipped, self._skipped + start))
+        texts = [self._rows[i].prompt_ids[self._skipped + start :] for i, start in zip(new, starts, strict=True)]
+        hidden_BSD = self._read(texts, starts, first)
+        self._held += new
+        self._slots.lengths += [start + len(text) for text, start in zip(texts, starts, strict=True)]
+        for row, reader in again:
+            self._slots.repeat(first + reader)
+            self._held.append(row)
+        readers_B = self._network.tensor([*range(len(new)), *(reader for _, reader in again)])
+        ends_B = self._network.tensor([len(text) - 1 for text in texts])[readers_B]
+        self._draw(hidden_BSD[readers_B, ends_B], first)
 
-    def _mask(self) -> torch.Tensor | None:
-        if not self._padded:
+    def _known(self, row: int) -> Match | None:
+        """What is kept of a row beyond the shared prefix; its last prompt token is always read anew."""
+        if self._memory is None:
             return None
-        if self._network.all_layers_full and self._next_BS.shape[1] == 1:
-            return self._mask_BK[:, None, None, :]  # a single query sees every real column: no causal mask to build
-        return self._mask_BK
+        match = self._memory.kept.longest(self._memory.owner, self._rows[row].prompt_ids[:-1])
+        return match if match is not None and match.length > self._skipped else None
+
+    def _read(self, texts: Sequence[Sequence[int]], starts: Sequence[int], first: int) -> torch.Tensor:
+        width = max(map(len, texts))
+        ids_BS = self._network.tensor([[*text, *[0] * (width - len(text))] for text in texts])
+        columns_S = torch.arange(width, device=ids_BS.device)
+        fresh = not any(starts)
+        starts_B1 = self._network.tensor([[start] for start in starts])
+        positions_BS = columns_S[None] if fresh else starts_B1 + columns_S
+        run = Pass(
+            positions_BS,
+            self._shared_layers(),
+            self._slots,
+            first=first,
+            columns=max(starts) + width,
+            start=0 if fresh else positions_BS,
+            fresh=fresh,
+        )
+        return self._network.pass_over(ids_BS, self._skipped + positions_BS, run)
+
+    def _advance(self) -> None:
+        """One more token for every running row."""
+        lengths = self._slots.lengths
+        columns = max(lengths) + 1
+        self._slots.reserve(columns)
+        positions_B1 = self._network.tensor([[length] for length in lengths])
+        ids_B1 = self._network.tensor([[self._ids[i][-1]] for i in self._held])
+        run = Pass(positions_B1, self._shared_layers(), self._slots, columns=columns, start=positions_B1)
+        hidden_BSD = self._network.pass_over(ids_B1, self._skipped + positions_B1, run)
+        self._slots.lengths = [length + 1 for length in lengths]
+        self._draw(hidden_BSD[:, -1], 0)
+
+    def _draw(self, hidden_BD: torch.Tensor, first: int) -> None:
+        """The next token of the rows in the slots from `first` on; those that are complete leave."""
+        logits_BV = self._network.logits(hidden_BD)
+        rows = self._held[first:]
+        samplings, seeds = [self._rows[i].sampling for i in rows], [self._rows[i].seed for i in rows]
+        tokens_B = draw(logits_BV, samplings, seeds, [len(self._ids[i]) for i in rows])
+        if any(self._rows[i].logps for i in rows):
+            logps_B = logits_BV.gather(1, tokens_B[:, None])[:, 0] - logits_BV.logsumexp(dim=-1)
+            for i, logp in zip(rows, logps_B.tolist(), strict=True):
+                self._logps[i].append(logp)
+        for i, token in zip(rows, tokens_B.tolist(), strict=True):
+            self._ids[i].append(token)
+            if self._ended(i, self._ids[i]):
+                self._finish[i] = "stop"
+            elif len(self._ids[i]) >= self._rows[i].sampling.max_new_tokens:
+                self._finish[i] = "length"
+        for slot in reversed(range(first, len(self._held))):
+            if self._finish[self._held[slot]] is not None:
+                self._leave(slot)
+
+    def _leave(self, slot: int) -> None:
+        row, length = self._held[slot], self._slots.lengths[slot]
+        if self._memory is not None:
+            ids = (*self._rows[row].prompt_ids, *self._ids[row])[: self._skipped + length]
+            self._memory.kept.keep(self._memory.owner, States(ids, self._slots.take(slot, length), self._shared))
+        self._slots.drop(slot)
+        self._held[slot] = self._held[-1]
+        self._held.pop()
+
+    def _shared_layers(self) -> Layers | None:
+        return None if self._shared is None else self._shared.layers
 
 
-def decode(network: Network, rows: Sequence[DecodeRow], ended: Ended) -> list[Decoded]:
-    """Every row's tokens, in the order given. The batch plan depends on the rows alone, so a rerun repeats it."""
+def decode(
+    network: Network,
+    rows: Sequence[DecodeRow],
+    ended: Ended,
+    memory: Memory | None = None,
+    max_rows: int = MAX_ROWS,
+) -> list[Decoded]:
+    """Every row's tokens, in the order given. The plan depends on the rows and their draws, so a rerun repeats it."""
     found: dict[int, Decoded] = {}
-    for group in batches(rows):
-        decoding = Decoding(network, [rows[i] for i in group], _within_group(ended, group))
+    for group in alike([row.prompt_ids for row in rows]):
+        own = [rows[i] for i in group]
+        decoding = Decoding(network, own, _within_group(ended, group), memory, max_rows)
         while not decoding.done():
             decoding.step()
         found |= dict(zip(group, decoding.results(), strict=True))
     return [found[i] for i in range(len(rows))]
 
 
+def shared_states(network: Network, prompts: Sequence[Sequence[int]], memory: Memory | None) -> States | None:
+    """The common beginning of several rows; each keeps at least one token of its own to be read."""
+    if len(prompts) < 2:
+        return None
+    length = min(common_length(prompts), min(map(len, prompts)) - 1)
+    return states_of(network, prompts[0][:length], memory) if length >= MIN_SHARED else None
+
+
+def states_of(network: Network, ids: Sequence[int], memory: Memory | None) -> States:
+    """Keys and values of a text, computed where they are not kept already."""
+    match = None if memory is None else memory.kept.longest(memory.owner, ids)
+    if match is not None and match.length == len(ids):
+        return States(tuple(ids), match.states.part(0, len(ids)))
+    start = 0 if match is None else match.length
+    known = None if match is None else match.states.part(0, start)
+    new = torch.arange(len(ids) - start, device=network.device)[None]
+    made: list[torch.Tensor] = []
+    network.pass_over(network.tensor([list(ids[start:])]), start + new, Pass(new, shared=known, made=made))
+    layers = layers_of(made, 0, len(ids) - start)
+    if known is not None:
+        layers = [torch.cat(both, dim=2) for both in zip(known, layers, strict=True)]
+    states = States(tuple(ids), layers)
+    if memory is not None:
+        memory.kept.keep(memory.owner, states)
+    return states
+
+
 def _within_group(ended: Ended, group: Sequence[int]) -> Ended:
     return lambda k, ids: ended(group[k], ids)
 
 
-def batches(rows: Sequence[DecodeRow]) -> Iterator[list[int]]:
-    """Row numbers in batches of like prompts, longest first."""
-    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].prompt_ids), -rows[i].sampling.max_new_tokens, i))
-    batch: list[int] = []
-    for i in order:
-        replies = [rows[k].sampling.max_new_tokens for k in (*batch, i)]
-        width = len(rows[batch[0] if batch else i].prompt_ids) + max(replies)
-        if batch and (len(batch) == MAX_ROWS or width * len(replies) > MAX_TOKENS):
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
+def _longest_first(rows: Sequence[DecodeRow]) -> list[int]:
+    return sorted(range(len(rows)), key=lambda i: (-len(rows[i].prompt_ids), -rows[i].sampling.max_new_tokens, i))
+
+
+def _width(rows: Sequence[DecodeRow], skipped: int, max_rows: int) -> int:
+    """How many rows run at once, at most."""
+    longest = max(len(row.prompt_ids) - skipped + row.sampling.max_new_tokens for row in rows)
+    return max(1, min(len(rows), max_rows, MAX_TOKENS // longest))

@@ -78,6 +78,11 @@ def pick_device(wanted: str) -> str:
     return wanted if wanted != "cuda" else "cuda:0"
 
 
+def replica_budget(device: str) -> int:
+    """Bytes that dense copies of adapted weights may take: an eighth of a machine's memory, a third of a GPU's rest."""
+    return _memory() // 8 if device == "cpu" else torch.cuda.mem_get_info(device)[0] // 3
+
+
 def weights_digest(folder: Path) -> str:
     """A digest of configuration, tokenizer and weights: equal folders have equal digests wherever they lie."""
     names = sorted(p.name for p in folder.iterdir() if p.suffix in {".json", ".safetensors", ".jinja", ".model"})

@@ -1,18 +1,20 @@
-"""The typed face of a transformers causal language model: hidden states, head, caches. What transformers leaves
-untyped stays in here and in `upstream`.
+"""The typed face of a transformers causal language model: hidden states, head, passes over slots. What
+transformers leaves untyped stays in here and in `upstream`.
 
-Shapes: B rows, S positions of a forward pass, K positions in the cache, D hidden width, N scored positions,
-V vocabulary.
+Shapes: B rows, S positions of a forward pass, D hidden width, N scored positions, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from cai.errors import InputError
+from cai.models.local import attention
+from cai.models.local.attention import Pass
 
 SUPPORTED_LAYERS = frozenset({"full_attention", "sliding_attention"})
 
@@ -32,8 +34,11 @@ class Network:
             getattr(config, "logits_scaling", None) or 1.0
         )
         layer_types = set(getattr(config, "layer_types", None) or ())
-        self.all_layers_full = layer_types <= {"full_attention"} and getattr(config, "sliding_window", None) is None
-        self._check(place, layer_types)
+        self._nothing = torch.zeros(1, 1, 1, 1, device=self.device)
+        """Stands where transformers expects a mask, so that it builds none."""
+        self._check(place)
+        self.decodes = layer_types <= SUPPORTED_LAYERS and self._passes_agree()
+        """Whether passes over slots give what the model itself says; if not, only `generate` can decode."""
 
     @property
     def device(self) -> torch.device:
@@ -48,16 +53,21 @@ class Network:
         ids_BS: torch.Tensor,
         mask: torch.Tensor | None = None,
         positions_BS: torch.Tensor | None = None,
-        cache: DynamicCache | None = None,
     ) -> torch.Tensor:
-        """The last hidden states (B, S, D). `mask` is (B, K) over cache and input together, or (B, 1, S, K)."""
-        output = self._decoder(
-            input_ids=ids_BS,
-            attention_mask=mask,
-            position_ids=positions_BS,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
+        """The last hidden states (B, S, D). `mask` is (B, S) or (B, 1, S, S)."""
+        output = self._decoder(input_ids=ids_BS, attention_mask=mask, position_ids=positions_BS, use_cache=False)
+        return output.last_hidden_state  # type: ignore[no-any-return]
+
+    def pass_over(self, ids_BS: torch.Tensor, positions_BS: torch.Tensor, run: Pass) -> torch.Tensor:
+        """The last hidden states (B, S, D) of positions that see what `run` holds and says. Without gradients."""
+        with self._own_attention():
+            output = self._decoder(
+                input_ids=ids_BS,
+                attention_mask=self._nothing,
+                position_ids=positions_BS,
+                use_cache=False,
+                cai_pass=run,
+            )
         return output.last_hidden_state  # type: ignore[no-any-return]
 
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
@@ -72,25 +82,57 @@ class Network:
     def target_logps(self, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
         return -functional.cross_entropy(self.logits(hidden_ND), targets_N, reduction="none")
 
-    def new_cache(self) -> DynamicCache:
-        return DynamicCache(config=self.model.config)
-
     def tensor(self, values: Sequence[int] | Sequence[Sequence[int]]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.device)
 
-    def _check(self, place: str, layer_types: set[str]) -> None:
+    @contextmanager
+    def _own_attention(self) -> Iterator[None]:
+        config: Any = self._decoder.config
+        before = config._attn_implementation  # noqa: SLF001 (its only name)
+        config._attn_implementation = attention.NAME  # noqa: SLF001
+        try:
+            yield
+        finally:
+            config._attn_implementation = before  # noqa: SLF001
+
+    def _passes_agree(self) -> bool:
+        """Try a shared beginning, a prompt and one step on a few tokens against the plain forward pass."""
+        ids_BS = torch.arange(1, 10, device=self.device)[None] % self.vocab_size
+        made: list[torch.Tensor] = []
+        parts = []
+        try:
+            with torch.no_grad():
+                plain = self.logits(self.hidden(ids_BS)[0])
+                at_1S = torch.arange(9, device=self.device)[None]
+                parts.append(self.pass_over(ids_BS[:, :3], at_1S[:, :3], Pass(at_1S[:, :3], made=made)))
+                shared, slots = attention.layers_of(made, 0, 3), attention.Slots(1)
+                slots.reserve(6)
+                for first, last in ((3, 8), (8, 9)):
+                    own_1S = at_1S[:, first:last] - 3
+                    run = Pass(own_1S, shared, slots, columns=last - 3, start=own_1S)
+                    parts.append(self.pass_over(ids_BS[:, first:last], at_1S[:, first:last], run))
+                ours = self.logits(torch.cat(parts, dim=1)[0])
+        except (TypeError, KeyError, AttributeError, RuntimeError, IndexError):
+            return False
+        return self._error(plain, ours) <= 1.0
+
+    def _error(self, own: torch.Tensor, ours: torch.Tensor) -> float:
+        """The largest difference, in units of what rounding may explain; NaN where there is one."""
+        allowed = 1e-3 if self.dtype != torch.bfloat16 else 3e-2
+        return (own - ours).abs().max().item() / (allowed * max(1.0, own.abs().max().item()))
+
+    def _check(self, place: str) -> None:
         """Refuse an architecture whose logits this path would get wrong, instead of guessing."""
-        if self._head is None or not layer_types <= SUPPORTED_LAYERS:
-            kind = type(self.model).__name__
+        if self._head is None:
             raise InputError(
-                place, "this architecture is not supported", kind, "use a model with dense or sliding-window attention"
+                place, "this architecture has no language head", type(self.model).__name__, "use a causal model"
             )
         ids_BS = torch.arange(1, 6, device=self.device)[None] % self.vocab_size
         with torch.no_grad():
             own = self.model(input_ids=ids_BS, use_cache=False).logits[0].float()
             ours = self.logits(self.hidden(ids_BS)[0]).float()
-        error = (own - ours).abs().max().item()
-        if not error <= 1e-3 * max(1.0, own.abs().max().item()):
+        error = self._error(own, ours)
+        if not error <= 1.0:
             raise InputError(
                 place,
                 "the model's own logits differ from head(hidden states), so its log-probabilities would be wrong",

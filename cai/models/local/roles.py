@@ -57,7 +57,7 @@ class Trainee:
 
     def view(self) -> LocalModel:
         """The policy as it is when asked, to probe between steps."""
-        return LocalModel(self._bench, f"{self._base_name}+training", self.policy, self._fingerprint)
+        return LocalModel(self._bench, f"{self._base_name}+training", self.policy, self._fingerprint, frozen=False)
 
     def state(self) -> dict[str, torch.Tensor]:
         """A copy of the weights on the CPU, for a checkpoint."""

@@ -12,7 +12,9 @@ from cai.models.protocol import Sampling
 from cai.seeds import uniform
 
 
-def draw(logits_BV: torch.Tensor, samplings: Sequence[Sampling], seeds: Sequence[int], position: int) -> torch.Tensor:
+def draw(
+    logits_BV: torch.Tensor, samplings: Sequence[Sampling], seeds: Sequence[int], positions: Sequence[int]
+) -> torch.Tensor:
     """The next token of every row. A temperature of 0 takes the likeliest, the lowest id among equals."""
     greedy = [sampling.temperature == 0 for sampling in samplings]
     likeliest_B = logits_BV.argmax(dim=-1)
@@ -25,7 +27,8 @@ def draw(logits_BV: torch.Tensor, samplings: Sequence[Sampling], seeds: Sequence
     top_p = [sampling.top_p for sampling in samplings]
     if any(p < 1 for p in top_p):
         probs_BV = nucleus(probs_BV, torch.tensor(top_p, device=device, dtype=torch.float64))
-    uniforms_B = torch.tensor([uniform(seed, position) for seed in seeds], device=device, dtype=torch.float64)
+    uniforms = [uniform(seed, position) for seed, position in zip(seeds, positions, strict=True)]
+    uniforms_B = torch.tensor(uniforms, device=device, dtype=torch.float64)
     sampled_B = inverse_cdf(probs_BV, uniforms_B)
     return torch.where(torch.tensor(greedy, device=device), likeliest_B, sampled_B)
 

@@ -5,17 +5,21 @@ be used from several threads, one call at a time.
 """
 
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 
-from cai.models.local.chat import RowError
-from cai.models.local.choices import choice_logps
-from cai.models.local.decode import Decoded, DecodeRow, Decoding, decode
+from cai.errors import OutOfMemory
+from cai.models.local.choices import MAX_PASS_TOKENS, choice_logps
+from cai.models.local.decode import MAX_ROWS, Decoded, DecodeRow, Decoding, Memory, decode
+from cai.models.local.fallback import choice_logps_alone, decode_by_generate
 from cai.models.local.loading import Loaded
 from cai.models.local.lora import Adapters
-from cai.models.protocol import Choice, ChoiceRequest, Reply, Request
+from cai.models.local.prefix import Kept
+from cai.models.local.replica import Replicas
+from cai.models.protocol import Choice, ChoiceRequest, Reply, Request, RowError
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +29,34 @@ class Bench:
     loaded: Loaded
     adapters: Adapters
     lock: threading.RLock
+    kept: Kept
+    replicas: Replicas
+    limits: "Limits"
+
+
+class Limits:
+    """How many rows are in hand at once, at most."""
+
+    def __init__(self) -> None:
+        self.rows = MAX_ROWS
+
+    def set(self, rows: int | None) -> None:
+        self.rows = MAX_ROWS if rows is None else min(rows, MAX_ROWS)
 
 
 class LocalModel:
     """One role of the resident model: answers conversations and weighs given continuations."""
 
-    def __init__(self, bench: Bench, name: str, adapter: str | None, fingerprint: Callable[[], str]) -> None:
+    def __init__(
+        self, bench: Bench, name: str, adapter: str | None, fingerprint: Callable[[], str], frozen: bool = True
+    ) -> None:
         self.name = name
         self._bench = bench
         self._adapter = adapter
         self._fingerprint = fingerprint
+        self._frozen = frozen
+        self._memory = Memory(bench.kept, adapter or "") if frozen else None
+        """Nothing is remembered of weights that change."""
 
     @property
     def fingerprint(self) -> str:
@@ -46,24 +68,36 @@ class LocalModel:
         if not requests:
             return []
         rows = [self._row(request) for request in requests]
-        with self._bench.lock, self._bench.adapters.active(self._adapter):
-            decoded = decode(self._bench.loaded.network, rows, self._ending(requests))
+        with self._at_work():
+            network, at_once = self._bench.loaded.network, self._bench.limits.rows
+            if network.decodes:
+                decoded = decode(network, rows, self._ending(requests), self._memory, at_once)
+            else:
+                decoded = decode_by_generate(network, rows, self._ending(requests), at_once)
         return [self._reply(*both) for both in zip(requests, rows, decoded, strict=True)]
 
     def choose(self, requests: Sequence[ChoiceRequest]) -> list[Choice]:
         """The summed log-probability of each continuation as the opening of the answer; nothing is generated."""
         encoded = [self._bench.loaded.chat.encode_choices(r.messages, r.continuations) for r in requests]
-        with self._bench.lock, self._bench.adapters.active(self._adapter), torch.inference_mode():
-            sums = choice_logps(self._bench.loaded.network, encoded)
+        with self._at_work():
+            network, at_once = self._bench.loaded.network, self._bench.limits.rows
+            if network.decodes:
+                sums = choice_logps(network, encoded, self._memory, MAX_PASS_TOKENS * at_once // MAX_ROWS)
+            else:
+                sums = choice_logps_alone(network, encoded)
         return [Choice(tuple(row)) for row in sums]
 
     def stream(self, request: Request) -> Generator[str, None, Reply]:
         """The answer in pieces as it comes, and at the end the reply that `generate` gives."""
+        if not self._bench.loaded.network.decodes:
+            whole = self.generate([request])[0]
+            yield whole.text
+            return whole
         row = self._row(request)
-        decoding = Decoding(self._bench.loaded.network, [row], self._ending([request]))
+        decoding = Decoding(self._bench.loaded.network, [row], self._ending([request]), self._memory)
         sent = 0
         while not decoding.done():
-            with self._bench.lock, self._bench.adapters.active(self._adapter):
+            with self._at_work():
                 decoding.step()
             text = self._text(request, decoding.drawn(0))
             safe = len(text) if decoding.done() else _safe_length(text, request.sampling.stop)
@@ -72,12 +106,27 @@ class LocalModel:
                 sent = safe
         return self._reply(request, row, decoding.results()[0])
 
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """The network to ourselves, with our weights; an allocator's complaint becomes an error of ours."""
+        bench = self._bench
+        try:
+            dense = self._adapter if self._frozen else None
+            with bench.lock, bench.adapters.active(self._adapter), bench.replicas.active(dense):
+                yield
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+                raise
+            self._bench.kept.clear()
+            device = str(self._bench.loaded.network.device)
+            raise OutOfMemory(device, self._bench.limits.rows) from error
+
     def _row(self, request: Request) -> DecodeRow:
         prompt_ids = self._bench.loaded.chat.encode_prompt(request.messages, request.tools)
         room = self._bench.loaded.chat.room_after(prompt_ids, request.sampling.max_new_tokens)
         if room < 1:
             raise RowError("no room", f"an answer of {request.sampling.max_new_tokens} tokens was asked for")
-        return DecodeRow(prompt_ids, replace(request.sampling, max_new_tokens=room), request.seed)
+        return DecodeRow(prompt_ids, replace(request.sampling, max_new_tokens=room), request.seed, request.logprobs)
 
     def _ending(self, requests: Sequence[Request]) -> Callable[[int, Sequence[int]], bool]:
         stop_ids, chat = self._bench.loaded.stop_ids, self._bench.loaded.chat
@@ -95,7 +144,8 @@ class LocalModel:
 
     def _reply(self, request: Request, row: DecodeRow, decoded: Decoded) -> Reply:
         text = self._text(request, decoded.ids)
-        return Reply(text, decoded.finish, len(row.prompt_ids), len(decoded.ids), decoded.ids)
+        logps = decoded.logps if request.logprobs else ()
+        return Reply(text, decoded.finish, len(row.prompt_ids), len(decoded.ids), decoded.ids, logps)
 
     def _text(self, request: Request, ids: Sequence[int]) -> str:
         """The text before the first stop; the end-of-turn id says nothing."""

@@ -14,15 +14,20 @@ import torch
 
 from cai.files import sha256_of
 from cai.models.local.finding import Found, find_model
-from cai.models.local.loading import load, pick_device
+from cai.models.local.loading import load, pick_device, replica_budget
 from cai.models.local.logprobs import TokenRow
 from cai.models.local.lora import WEIGHTS, Adapters, Origin, read_config
+from cai.models.local.prefix import Kept
+from cai.models.local.replica import Replicas
 from cai.models.local.roles import Trainee
 from cai.models.local.spec import LoraSpec, ModelSpec
-from cai.models.local.view import Bench, LocalModel
+from cai.models.local.view import Bench, Limits, LocalModel
 from cai.records import Message, digest
 
 __all__ = ["LoraSpec", "ModelSpec", "Workbench", "open_workbench"]
+
+KEPT_BYTES = 512 << 20
+"""Memory for keys and values that may be needed again."""
 
 
 def open_workbench(spec: ModelSpec) -> "Workbench":
@@ -42,7 +47,9 @@ class Workbench:
         self.network = self._loaded.network
         self.device = str(self.network.device)
         self._adapters = Adapters(self.network.model)
-        self._bench = Bench(self._loaded, self._adapters, threading.RLock())
+        self.limits = Limits()
+        replicas = Replicas(self.network.model, replica_budget(self.device))
+        self._bench = Bench(self._loaded, self._adapters, threading.RLock(), Kept(KEPT_BYTES), replicas, self.limits)
         self._views: dict[str, LocalModel] = {}
         self._made = 0
         self.fingerprint = digest(
@@ -84,6 +91,11 @@ class Workbench:
         origin = Origin(base, self._found.revision)
         return Trainee(self._bench, (policy, reference), origin, self._found.name, self.fingerprint)
 
+    def forget(self) -> None:
+        """Drop what is kept of earlier calls, so that the next ones do not depend on them to the last bit."""
+        with self._bench.lock:
+            self._bench.kept.clear()
+
     def release(self, trainee: Trainee) -> None:
         """Forget a trainee's adapters; what it did not save is gone."""
         with self._bench.lock:
@@ -110,6 +122,7 @@ class Workbench:
             "threads": torch.get_num_threads(),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             "dense_copy": self._loaded.dense_bytes > 0,
+            "decoding": "step loop" if self.network.decodes else "transformers' generate",
             "base": self._found.name,
             "base_revision": self._found.revision,
             "base_fingerprint": self.fingerprint,

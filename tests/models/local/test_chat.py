@@ -8,7 +8,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from cai.errors import InputError
-from cai.models.local.chat import ChatFormat, RowError
+from cai.models.local.chat import ChatFormat
+from cai.models.protocol import RowError
 from cai.records import Message
 
 CONTROL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|pad|>")

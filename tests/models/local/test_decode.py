@@ -7,8 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from cai.models.local.decode import DecodeRow, Decoding, batches, decode
+from cai.models.local.decode import DecodeRow, Decoding, Memory, _longest_first, _width, decode
+from cai.models.local.logprobs import TokenRow, completion_logps
 from cai.models.local.network import Network
+from cai.models.local.prefix import MIN_SHARED, Kept
 from cai.models.protocol import Sampling
 
 GREEDY = Sampling(temperature=0, max_new_tokens=24)
@@ -58,18 +60,84 @@ def test_a_row_draws_the_same_tokens_alone_and_in_any_batch(make_model, kind):
     assert together == decode(network, rows[::-1], never)[::-1]
 
 
-def test_finished_rows_leave_the_batch_and_the_others_go_on_unchanged(make_model):
+@pytest.mark.parametrize("kind", ["Llama", "Qwen3", "Mistral", "Gemma2", "Phi3"])
+def test_a_shared_beginning_and_rows_taken_in_later_change_no_token(make_model, kind):
+    network = exact_network(make_model(kind))
+    beginning = tuple(range(20, 20 + 2 * MIN_SHARED))
+    limits = [3, 17, 9, 1, 24, 6, 12, 2, 20]
+    rows = [
+        DecodeRow((*beginning, *ids), Sampling(temperature=0.9, max_new_tokens=limit), seed)
+        for seed, (ids, limit) in enumerate(zip(prompts(9), limits, strict=True))
+    ]
+    alone = [decode(network, [row], never)[0] for row in rows]
+    assert decode(network, rows, never) == alone
+    assert decode(network, rows, never, max_rows=3) == alone, "rows wait for a place and are taken in later"
+    assert [len(decoded.ids) for decoded in alone] == limits
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Mistral", "Gemma2"])
+def test_a_conversation_goes_on_from_its_kept_states(make_model, kind):
+    network = exact_network(make_model(kind))
+    memory = Memory(Kept(1 << 26), "base")
+    beginning = tuple(range(30, 30 + MIN_SHARED + 5))
+    first = [DecodeRow((*beginning, *ids), GREEDY, 0) for ids in prompts(6)]
+    answers = decode(network, first, never, memory)
+    second = [
+        DecodeRow((*row.prompt_ids, *answer.ids, 40, 41, 42 + n), GREEDY, 0)
+        for n, (row, answer) in enumerate(zip(first, answers, strict=True))
+    ]
+    asked: list[int] = []
+    read = network.pass_over
+    network.pass_over = lambda ids, *rest: asked.append(ids.numel()) or read(ids, *rest)  # type: ignore[method-assign]
+    continued = decode(network, second, never, memory)
+    assert asked[0] == len(second) * 4, "only the newest id and three tokens of the next turn are read"
+    network.pass_over = read  # type: ignore[method-assign]
+    assert continued == decode(network, second, never)
+
+
+def test_samples_of_one_prompt_read_it_once_and_draw_what_each_draws_alone(make_model):
+    network = exact_network(make_model())
+    one, other = prompts(2)
+    sampling = Sampling(temperature=1.0, max_new_tokens=10)
+    rows = [DecodeRow(prompt, sampling, seed) for seed, prompt in enumerate([one, other, one, one, other, one])]
+    read = network.pass_over
+    asked: list[int] = []
+    network.pass_over = lambda ids, *rest: asked.append(ids.shape[0]) or read(ids, *rest)  # type: ignore[method-assign]
+    together = decode(network, rows, never)
+    network.pass_over = read  # type: ignore[method-assign]
+    assert asked[:2] == [2, 6] and together == [decode(network, [row], never)[0] for row in rows]
+    assert len({decoded.ids for decoded in together}) == 6
+
+
+def test_states_of_one_owner_are_no_other_owners(make_model):
+    network = exact_network(make_model())
+    kept = Kept(1 << 26)
+    row = DecodeRow(prompts(1, 60)[0] + tuple(range(50, 90)), GREEDY, 0)
+    decode(network, [row], never, Memory(kept, "base"))
+    assert kept.longest("base", row.prompt_ids) is not None
+    assert kept.longest("policy", row.prompt_ids) is None
+
+
+def test_finished_rows_leave_and_waiting_rows_take_their_places(make_model):
     network = exact_network(make_model("Mistral"))
     limits = [2, 3, 20, 4, 1, 20]
     rows = [DecodeRow(ids, Sampling(1.0, 1.0, n), 7) for ids, n in zip(prompts(6), limits, strict=True)]
-    decoding = Decoding(network, rows, never)
+    decoding = Decoding(network, rows, never, max_rows=4)
     widths = []
     while not decoding.done():
         decoding.step()
-        widths.append(decoding._next_BS.shape[0])
-    assert widths == [6, 6] + [3] * 18, "half of six are done after three tokens; two of three is no half"
-    assert decoding.results() == [decode(network, [row], never)[0] for row in rows]
+        widths.append(len(decoding._held))
+    assert widths[:5] == [3, 4, 3, 4, 3], "a place is free after a first token, and taken by the next row in line"
+    assert max(widths) <= 4 and decoding.results() == [decode(network, [row], never)[0] for row in rows]
     assert [len(decoded.ids) for decoded in decoding.results()] == limits
+
+
+def test_log_probabilities_of_drawn_tokens_are_those_of_a_plain_forward_pass(make_model):
+    network = exact_network(make_model("Gemma2"))
+    rows = [DecodeRow(ids, Sampling(0.7, 0.8, 10), n, logps=True) for n, ids in enumerate(prompts(5))]
+    for row, decoded in zip(rows, decode(network, rows, never), strict=True):
+        wanted = completion_logps(network, [TokenRow(row.prompt_ids, decoded.ids)]).logps_BT[0]
+        assert torch.allclose(torch.tensor(decoded.logps, dtype=wanted.dtype), wanted, atol=1e-4)
 
 
 def test_a_row_ends_where_its_ending_says_and_keeps_the_ending_id(make_model):
@@ -82,11 +150,10 @@ def test_a_row_ends_where_its_ending_says_and_keeps_the_ending_id(make_model):
     assert (stopped.finish, free.finish) == ("stop", "length")
 
 
-def test_batches_hold_every_row_once_longest_first_and_within_the_limits():
+def test_rows_wait_longest_first_and_within_the_limits():
     rows = [DecodeRow((1,) * (1 + 37 * i % 400), Sampling(max_new_tokens=1000), 0) for i in range(200)]
-    plan = list(batches(rows))
-    assert sorted(i for batch in plan for i in batch) == list(range(200))
-    lengths = [len(rows[i].prompt_ids) for batch in plan for i in batch]
+    assert sorted(_longest_first(rows)) == list(range(200))
+    lengths = [len(rows[i].prompt_ids) for i in _longest_first(rows)]
     assert lengths == sorted(lengths, reverse=True)
-    assert all(len(batch) <= 64 for batch in plan)
-    assert all((len(rows[batch[0]].prompt_ids) + 1000) * len(batch) <= 65_536 for batch in plan)
+    assert _width(rows, 0, 64) == 65_536 // (max(lengths) + 1000) < 64
+    assert _width(rows[:1], 0, 64) == 1

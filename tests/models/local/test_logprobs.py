@@ -5,7 +5,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cai.models.local import logprobs
-from cai.models.local.choices import choice_logps
 from cai.models.local.logprobs import TokenRow, batch_plan, completion_logps
 from cai.models.local.network import Network
 
@@ -71,26 +70,6 @@ def test_masked_positions_get_no_gradient(make_model):
     found = completion_logps(network, [TokenRow((5, 6), (7, 8)), TokenRow((9, 10), (11, 12, 13, 14))])
     found.logps_BT[0, 2:].sum().backward()
     assert weight.grad is None or not weight.grad.any()
-
-
-@pytest.mark.parametrize("kind", ["Llama", "Gemma2"])
-def test_choices_are_the_sums_of_their_tokens_log_probabilities(make_model, kind):
-    network = load(make_model(kind))
-    prompts = [(5, 6, 7, 8), (9,) * 12]
-    options = [[(20,), (21,), (20, 22), (20, 23, 24), (25, 26)], [(30,), (31,)]]
-    with torch.inference_mode():
-        found = choice_logps(network, list(zip(prompts, options, strict=True)))
-    for prompt, given, sums in zip(prompts, options, found, strict=True):
-        expected = [by_hand(network, TokenRow(prompt, option)).sum().item() for option in given]
-        assert sums == pytest.approx(expected, abs=1e-4)
-
-
-def test_one_token_choices_cost_one_sequence_a_row(make_model):
-    network = load(make_model())
-    seen = []
-    network.model.model.embed_tokens.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
-    choice_logps(network, [((5, 6, 7), [(1,), (2,), (3,)]), ((5, 6), [(1,), (2,)])])
-    assert seen == [(2, 3)]
 
 
 def test_groups_hold_every_row_once_and_stay_within_the_token_limit():

@@ -25,7 +25,7 @@ def test_the_nucleus_is_the_smallest_set_of_likeliest_tokens_that_holds_top_p():
 
 def test_shares_of_many_draws_approach_the_probabilities_at_the_temperature():
     logits = torch.tensor([0.0, 1.0, 2.0]).expand(20_000, 3)
-    drawn = draw(logits, [Sampling(temperature=2.0)] * 20_000, list(range(20_000)), 3)
+    drawn = draw(logits, [Sampling(temperature=2.0)] * 20_000, list(range(20_000)), [3] * 20_000)
     shares = torch.bincount(drawn, minlength=3) / 20_000
     assert torch.allclose(shares, torch.softmax(torch.tensor([0.0, 0.5, 1.0]), 0), atol=0.015)
 
@@ -33,14 +33,14 @@ def test_shares_of_many_draws_approach_the_probabilities_at_the_temperature():
 def test_temperature_zero_takes_the_likeliest_in_a_mixed_batch_and_the_lowest_id_of_equals():
     logits = torch.tensor([[0.0, 5.0, 5.0], [1.0, 1.1, 0.9], [9.0, 0.0, 0.0]])
     samplings = [Sampling(temperature=0), Sampling(temperature=50.0), Sampling(temperature=0)]
-    drawn = {tuple(draw(logits, samplings, [1, seed, 1], 0).tolist()) for seed in range(60)}
+    drawn = {tuple(draw(logits, samplings, [1, seed, 1], [0, 0, 0]).tolist()) for seed in range(60)}
     assert drawn == {(1, 0, 0), (1, 1, 0), (1, 2, 0)}
 
 
 def test_a_draw_depends_on_seed_and_position_and_nothing_else():
     logits = torch.zeros(4, 1000)
     samplings = [Sampling()] * 4
-    drawn = draw(logits, samplings, [5, 6, 5, 7], 2)
+    drawn = draw(logits, samplings, [5, 6, 5, 7], [2, 2, 2, 2])
     assert drawn[0] == drawn[2] == int(uniform(5, 2) * 1000)
     assert drawn[0] != drawn[1]
-    assert draw(logits[:1], samplings[:1], [5], 3)[0] == int(uniform(5, 3) * 1000)
+    assert draw(logits[:1], samplings[:1], [5], [3])[0] == int(uniform(5, 3) * 1000)

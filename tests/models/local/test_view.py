@@ -2,9 +2,8 @@
 
 import pytest
 
-from cai.models.local.chat import RowError
 from cai.models.local.view import _safe_length
-from cai.models.protocol import ChoiceRequest, Request, Sampling
+from cai.models.protocol import ChoiceRequest, Request, RowError, Sampling
 from cai.records import Message
 
 

@@ -1,0 +1,92 @@
+"""Answer, critique, revision behind a long few-shot text, against the open recipe's way of sending all of it again.
+
+    python bench/critique.py [--repeats 5]
+
+64 prompts of 20 to 60 random tokens on a random Llama of 13 M parameters, greedy, 24 tokens a turn. All of them begin
+with the same 1,500 tokens. The peer is transformers' `generate` on the full text of each turn, in its best batch width
+of 32 and 64; ours computes the 1,500 tokens once and goes on from each turn's own keys and values.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+
+import torch
+from measure import compared, median_seconds, report
+from models import network_of, small_llama, texts
+from transformers import LlamaForCausalLM
+
+from cai.models.local.decode import DecodeRow, Memory, decode
+from cai.models.local.network import Network
+from cai.models.local.prefix import Kept
+from cai.models.protocol import Sampling
+
+SHARED, TURN = 1500, 24
+GREEDY = Sampling(temperature=0, max_new_tokens=TURN)
+Ids = tuple[int, ...]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=64)
+    options = parser.parse_args()
+    model = small_llama()
+    network = network_of(model)
+    few_shot, critiques, revisions = (texts(n, k, k, seed=s) for n, k, s in ((1, SHARED, 4), (4, 40, 5), (4, 30, 6)))
+    asked = texts(options.rows, 20, 60, seed=7)
+    ours_once = conversation(lambda prompts, memory: ours(network, prompts, memory), few_shot[0], critiques, revisions)
+    ways: dict[str, Callable[[], list[list[Ids]]]] = {"ours": lambda: ours_once(asked)}
+    for width in (32, 64):
+        peer = conversation(lambda prompts, _, w=width: theirs(model, prompts, w), few_shot[0], critiques, revisions)  # type: ignore[misc]
+        ways[f"generate at {width}"] = lambda peer=peer: peer(asked)  # type: ignore[misc]
+    told = {name: way() for name, way in ways.items()}
+    same = sum(a == b for a, b in zip(told["ours"], told["generate at 32"], strict=True))
+    print(f"{same} of {len(asked)} conversations are the same to the last token", flush=True)
+    seconds = median_seconds(ways, options.repeats)
+    best = min((name for name in ways if name != "ours"), key=lambda name: seconds[name])
+    rows = len(asked)
+    result = compared(f"rows/s against {best}", rows / seconds["ours"], rows / seconds[best], 12.0)
+    report("critique", [result], {"seconds": seconds, "agreeing": same, "rows": rows, "shared_tokens": SHARED})
+
+
+def conversation(
+    answer: Callable[[list[Ids], Memory], list[Ids]], few_shot: Ids, critiques: Sequence[Ids], revisions: Sequence[Ids]
+) -> Callable[[Sequence[Ids]], list[list[Ids]]]:
+    """Three turns of each prompt, with whatever answers."""
+
+    def run(asked: Sequence[Ids]) -> list[list[Ids]]:
+        memory = Memory(Kept(1 << 29), "base")
+        prompts = [(*few_shot, *prompt) for prompt in asked]
+        said: list[list[Ids]] = [[] for _ in prompts]
+        for turn in range(3):
+            replies = answer(prompts, memory)
+            for n, reply in enumerate(replies):
+                said[n].append(reply)
+                after = (critiques, revisions, ((),))[turn]
+                prompts[n] = (*prompts[n], *reply, *after[n % len(after)])
+        return said
+
+    return run
+
+
+def ours(network: Network, prompts: Sequence[Ids], memory: Memory) -> list[Ids]:
+    rows = [DecodeRow(prompt, GREEDY, 0) for prompt in prompts]
+    return [decoded.ids for decoded in decode(network, rows, lambda *_: False, memory)]
+
+
+def theirs(model: LlamaForCausalLM, prompts: Sequence[Ids], width: int) -> list[Ids]:
+    found: dict[int, Ids] = {}
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    for start in range(0, len(order), width):
+        batch = order[start : start + width]
+        longest = max(len(prompts[i]) for i in batch)
+        ids = torch.tensor([[*[0] * (longest - len(prompts[i])), *prompts[i]] for i in batch])
+        mask = torch.tensor([[*[0] * (longest - len(prompts[i])), *[1] * len(prompts[i])] for i in batch])
+        with torch.inference_mode():
+            out = model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=TURN, pad_token_id=0)
+        found |= {i: tuple(answer) for i, answer in zip(batch, out[:, longest:].tolist(), strict=True)}
+    return [found[i] for i in range(len(prompts))]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Generating answers: our step loop against transformers' `generate` and `generate_batch`, greedy, the same tokens.
+
+    python bench/generate.py [--repeats 5]
+
+256 prompts of 20 to 300 random tokens on a random Llama of 13 M parameters. Answers end at any of a fixed random set of
+ids, so many that an answer has about 48 tokens; 128 at most. `generate` gets its prompts sorted by length and its best
+batch width of 32, 64 and 128. The floor is what bare forward passes over the same tokens take at full width.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+
+import torch
+from measure import compared, median_seconds, report
+from models import network_of, small_llama, texts
+from transformers import LlamaForCausalLM
+
+from cai.models.local.attention import Pass, Slots
+from cai.models.local.decode import MAX_ROWS, DecodeRow, decode
+from cai.models.local.network import Network
+from cai.models.protocol import Sampling
+
+LONGEST, MEAN = 128, 48
+WIDTHS = (32, 64, 128)
+GREEDY = Sampling(temperature=0, max_new_tokens=LONGEST)
+Ids = tuple[int, ...]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=256)
+    options = parser.parse_args()
+    model = small_llama()
+    network = network_of(model)
+    prompts = texts(options.rows, 20, 300, seed=1)
+    stops = natural_stops(network, prompts)
+
+    def ours(given: Sequence[Ids]) -> list[Ids]:
+        rows = [DecodeRow(prompt, GREEDY, 0) for prompt in given]
+        return [decoded.ids for decoded in decode(network, rows, lambda _, ids: ids[-1] in stops)]
+
+    answers = ours(prompts)
+    tokens = sum(map(len, answers))
+    agreeing = sum(a == b for a, b in zip(answers, theirs(model, prompts, stops, 64), strict=True))
+    print(f"{tokens} tokens in {len(prompts)} answers; {agreeing} of them are the same to the last token", flush=True)
+    ways = {"ours": lambda: ours(prompts), "twice": lambda: ours([*prompts, *texts(len(prompts), 20, 300, seed=2)])}
+    ways |= {f"generate at {w}": lambda w=w: theirs(model, prompts, stops, w) for w in WIDTHS}  # type: ignore[misc]
+    seconds = median_seconds(ways, options.repeats)
+    best = min((f"generate at {width}" for width in WIDTHS), key=lambda name: seconds[name])
+    floor = floor_seconds(network, prompts, tokens)
+    rate = tokens / seconds["ours"]
+    results = [
+        compared(f"tokens/s against {best}", rate, tokens / seconds[best], 2.0, round(floor / seconds["ours"], 3)),
+        compared("twice the rows: time of one half over the other", 2 * seconds["ours"], seconds["twice"], 2 / 2.1),
+    ]
+    batched = batch_seconds(model, prompts, stops)
+    if batched is not None:
+        results.append(compared("tokens/s against generate_batch", rate, tokens / batched, 2.0))
+    facts = {"seconds": seconds, "floor_seconds": floor, "tokens": tokens, "agreeing": agreeing, "rows": len(prompts)}
+    report("generate", results, {**facts, "generate_batch_seconds": batched})
+
+
+def natural_stops(network: Network, prompts: Sequence[Ids]) -> frozenset[int]:
+    """As many random ids as make the mean answer 48 tokens long."""
+    free = [d.ids for d in decode(network, [DecodeRow(p, GREEDY, 0) for p in prompts], lambda *_: False)]
+    said = sorted({token for answer in free for token in answer})
+    order = torch.randperm(len(said), generator=torch.Generator().manual_seed(3)).tolist()
+    first_use = [{token: k for k, token in reversed(list(enumerate(answer, 1)))} for answer in free]
+    lengths, stops = [LONGEST] * len(free), set()
+    for number in order:
+        if sum(lengths) <= MEAN * len(free):
+            break
+        stops.add(said[number])
+        lengths = [min(n, uses.get(said[number], n)) for n, uses in zip(lengths, first_use, strict=True)]
+    return frozenset(stops)
+
+
+def theirs(model: LlamaForCausalLM, prompts: Sequence[Ids], stops: frozenset[int], width: int) -> list[Ids]:
+    """transformers' `generate` on left-padded batches of prompts of like length."""
+    found: dict[int, Ids] = {}
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    for start in range(0, len(order), width):
+        batch = order[start : start + width]
+        longest = max(len(prompts[i]) for i in batch)
+        ids = torch.tensor([[*[0] * (longest - len(prompts[i])), *prompts[i]] for i in batch])
+        mask = torch.tensor([[*[0] * (longest - len(prompts[i])), *[1] * len(prompts[i])] for i in batch])
+        with torch.inference_mode():
+            out = model.generate(
+                ids,
+                attention_mask=mask,
+                do_sample=False,
+                max_new_tokens=LONGEST,
+                eos_token_id=sorted(stops),
+                pad_token_id=0,
+            )
+        for i, answer in zip(batch, out[:, longest:].tolist(), strict=True):
+            end = next((k for k, token in enumerate(answer, 1) if token in stops), len(answer))
+            found[i] = tuple(answer[:end])
+    return [found[i] for i in range(len(prompts))]
+
+
+def batch_seconds(model: LlamaForCausalLM, prompts: Sequence[Ids], stops: frozenset[int]) -> float | None:
+    """One round of transformers' continuous batching; nothing where this build cannot run it."""
+    from transformers import GenerationConfig
+
+    config = GenerationConfig(do_sample=False, max_new_tokens=LONGEST, eos_token_id=min(stops), pad_token_id=0)
+    start = time.perf_counter()
+    try:
+        model.generate_batch([list(prompt) for prompt in prompts], generation_config=config, progress_bar=False)
+    except Exception as error:  # noqa: BLE001 - whatever the peer raises, the bench says so and goes on
+        print(f"generate_batch does not run here: {type(error).__name__}: {error}", flush=True)
+        return None
+    return time.perf_counter() - start
+
+
+def floor_seconds(network: Network, prompts: Sequence[Ids], tokens: int) -> float:
+    """Forward passes alone: every prompt once in batches of like length, and steps at full width for the rest."""
+    ordered = sorted(prompts, key=len, reverse=True)
+    columns = sum(map(len, prompts)) // len(prompts) + MEAN // 2
+    with torch.inference_mode():
+        start = time.perf_counter()
+        for first in range(0, len(ordered), 16):
+            batch = ordered[first : first + 16]
+            width = max(map(len, batch))
+            at = torch.arange(width)[None]
+            network.pass_over(torch.ones(len(batch), width, dtype=torch.long), at, Pass(at))
+        prefill = time.perf_counter() - start
+        slots, steps = Slots(MAX_ROWS), 20
+        slots.reserve(columns + steps)
+        at = torch.arange(columns)[None]
+        run = Pass(at, slots=slots, columns=columns, fresh=True)
+        network.pass_over(torch.ones(MAX_ROWS, columns, dtype=torch.long), at, run)
+        ids = torch.ones(MAX_ROWS, 1, dtype=torch.long)
+        start = time.perf_counter()
+        for step in range(steps):
+            at = torch.full((MAX_ROWS, 1), columns + step)
+            run = Pass(at, slots=slots, columns=columns + step + 1, start=columns + step)
+            network.logits(network.pass_over(ids, at, run)[:, -1])
+        step_seconds = (time.perf_counter() - start) / steps
+    return prefill + step_seconds * tokens / MAX_ROWS
+
+
+if __name__ == "__main__":
+    main()

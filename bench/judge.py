@@ -1,0 +1,89 @@
+"""Judging pairs: label probabilities from shared forward passes against generating a verdict and parsing it.
+
+    python bench/judge.py [--repeats 5]
+
+256 pairs on a random Llama of 13 M parameters, four principles, both orders: 2,048 verdicts. A request has 20 to 300
+random tokens, an answer 20 to 60, a principle 30. The peer generates 16 tokens for each verdict, one prompt at a time
+as the open recipes do, and also in batches of 32 and 64; it is timed on a part of the pairs and scaled. Both are
+repeated behind 1,500 tokens of few-shot comparisons.
+"""
+
+import argparse
+from collections.abc import Sequence
+from itertools import product
+
+import torch
+from measure import Result, compared, median_seconds, report
+from models import network_of, small_llama, texts
+from transformers import LlamaForCausalLM
+
+from cai.models.local.choices import choice_logps
+from cai.models.local.network import Network
+
+LABELS = ((40,), (41,))
+VERDICT_TOKENS = 16
+Ids = tuple[int, ...]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=256)
+    options = parser.parse_args()
+    model = small_llama()
+    network = network_of(model)
+    results: list[Result] = []
+    facts: dict[str, object] = {"pairs": options.pairs}
+    for few_shot, goal, part in (((), 4.0, 16), (texts(1, 1500, 1500, seed=11)[0], 15.0, 2)):
+        verdicts = judgements(few_shot, options.pairs)
+        sample = verdicts[:: max(1, len(verdicts) // (8 * part))]
+        seconds = median_seconds(
+            {
+                "ours": lambda v=verdicts: ours(network, v),  # type: ignore[misc]
+                **{
+                    f"generate at {w}": lambda v=sample, w=w: theirs(model, v, w)  # type: ignore[misc]
+                    for w in (1, 32, 64)
+                },
+            },
+            options.repeats,
+        )
+        rate = len(verdicts) / seconds["ours"]
+        after = f"behind {len(few_shot)} tokens: " if few_shot else ""
+        for width in (1, 32, 64):
+            peer = len(sample) / seconds[f"generate at {width}"]
+            results.append(compared(f"{after}verdicts/s against generate at {width}", rate, peer, goal))
+        facts[f"seconds_{len(few_shot)}"] = seconds
+        facts[f"sample_{len(few_shot)}"] = len(sample)
+    report("judge", results, facts)
+
+
+def judgements(few_shot: Ids, pairs: int) -> list[Ids]:
+    """For each pair every principle in both orders: request, principle, answers, question."""
+    requests, answers = texts(pairs, 20, 300, seed=8), texts(2 * pairs, 20, 60, seed=9)
+    principles, question = texts(4, 30, 30, seed=10), (50, 51, 52, 53)
+    found = []
+    for number, request in enumerate(requests):
+        one, other = answers[2 * number], answers[2 * number + 1]
+        for principle, (first, second) in product(principles, ((one, other), (other, one))):
+            found.append((*few_shot, *request, *principle, *first, 60, *second, *question))
+    return found
+
+
+def ours(network: Network, verdicts: Sequence[Ids]) -> list[list[float]]:
+    with torch.inference_mode():
+        return choice_logps(network, [(verdict, LABELS) for verdict in verdicts])
+
+
+def theirs(model: LlamaForCausalLM, verdicts: Sequence[Ids], width: int) -> None:
+    order = sorted(verdicts, key=len, reverse=True)
+    for start in range(0, len(order), width):
+        batch = order[start : start + width]
+        longest = max(map(len, batch))
+        ids = torch.tensor([[*[0] * (longest - len(prompt)), *prompt] for prompt in batch])
+        mask = torch.tensor([[*[0] * (longest - len(prompt)), *[1] * len(prompt)] for prompt in batch])
+        with torch.inference_mode():
+            model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=VERDICT_TOKENS, pad_token_id=0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""What the benches share: interleaved timing of several ways to do the same work, and results that can be kept.
+
+Machines are shared and noisy, so every way is timed in turn, several times over; what counts are medians and ratios.
+"""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+RESULTS = Path(__file__).resolve().parent / "results"
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One comparison. `ours` and `peer` are rates: more is better."""
+
+    name: str
+    ours: float
+    peer: float
+    ratio: float
+    goal: float
+    met: bool
+    floor_share: float | None = None
+    """How much of the rate that bare forward passes would allow is reached."""
+
+
+def compared(name: str, ours: float, peer: float, goal: float, floor_share: float | None = None) -> Result:
+    ratio = ours / peer
+    return Result(name, round(ours, 3), round(peer, 3), round(ratio, 3), goal, ratio >= goal, floor_share)
+
+
+def median_seconds(ways: Mapping[str, Callable[[], object]], repeats: int = 5) -> dict[str, float]:
+    """Each way's median time. They take turns, so that a slow minute of the machine hits all of them."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def machine() -> dict[str, object]:
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def report(bench: str, results: Sequence[Result], facts: Mapping[str, object]) -> None:
+    """A table, a file under `bench/results/`, and one last line for programs."""
+    width = max(len(result.name) for result in results)
+    print(f"\n{'':{width}}  {'ours':>10}  {'peer':>10}  {'ratio':>7}  {'goal':>6}  of the floor")
+    for r in results:
+        share = "" if r.floor_share is None else f"{r.floor_share:.0%}"
+        mark = "met" if r.met else "missed"
+        print(f"{r.name:{width}}  {r.ours:10.2f}  {r.peer:10.2f}  {r.ratio:6.2f}x  {r.goal:5.1f}x  {share:>5}  {mark}")
+    told = {"bench": bench, "results": [asdict(result) for result in results]}
+    RESULTS.mkdir(exist_ok=True)
+    kept = {**told, "machine": machine(), "facts": dict(facts)}
+    (RESULTS / f"{bench}.json").write_text(json.dumps(kept, indent=1) + "\n")
+    print(json.dumps(told))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

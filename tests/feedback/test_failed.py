@@ -1,0 +1,134 @@
+"""A model that loses some requests: each is a named reject of its row, and the other rows come out as ever."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cai.constitution.model import Constitution, Principle
+from cai.errors import CaiError
+from cai.feedback.judge import JudgeSettings, judge
+from cai.feedback.pairs import CandidatePair, from_samples
+from cai.feedback.revise import ReviseSettings, revise
+from cai.feedback.score import score
+from cai.models.protocol import Choice, ChoiceRequest, Failed, Model, Reply, Request, Sampling, all_told
+from cai.models.scripted import ScriptedModel
+from cai.records import Prompt, new_prompt
+
+HARM = Principle("no-harm", "Find harm.", "Remove the harm.", "Which is less harmful?")
+BRIEF = Principle("brief", "Find padding.", "Cut the padding.", "Which is shorter?")
+ONE = Constitution("one", "1.0.0", "One principle", (HARM,), path="one.yaml")
+TWO = Constitution("two", "1.0.0", "Two principles", (BRIEF, HARM), path="two.yaml")
+LOST = Failed("timeout", "no whole reply within 5 s, after 5 tries")
+PROMPTS = [new_prompt(f"question {i}") for i in range(6)]
+
+
+class Losing:
+    """A scripted model that loses the requests for which this is true."""
+
+    def __init__(self, model: ScriptedModel, lost: Callable[[Request | ChoiceRequest], bool]) -> None:
+        self.model, self.lost = model, lost
+        self.name, self.fingerprint = model.name, model.fingerprint
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply | Failed]:
+        return [LOST if self.lost(request) else self.model.generate([request])[0] for request in requests]
+
+    def choose(self, requests: Sequence[ChoiceRequest]) -> list[Choice | Failed]:
+        return [LOST if self.lost(request) else self.model.choose([request])[0] for request in requests]
+
+
+class TwoWays:
+    """A judge that is read in one way for one order, and in another for the other."""
+
+    name = fingerprint = "two ways"
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        raise AssertionError(requests)
+
+    def choose(self, requests: Sequence[ChoiceRequest]) -> list[Choice]:
+        ways = ("structured output", "parsed text")
+        return [Choice((0.0, -2.0), ways[i % 2]) for i, _ in enumerate(requests)]
+
+
+def writer() -> ScriptedModel:
+    return ScriptedModel(lambda request: f"reply {request.seed}", lambda _: [-0.1, -3.0])
+
+
+def conversation(request: Request | ChoiceRequest) -> str:
+    return "\n".join(message.content for message in request.messages)
+
+
+@pytest.mark.parametrize(
+    ("lost", "detail"),
+    [
+        (lambda text: text == "question 2", "answer: no whole reply within 5 s, after 5 tries"),
+        (lambda text: "question 2" in text and "Find harm" in text and "Remove" not in text, "round 1, critique: "),
+        (lambda text: "question 2" in text and "Remove the harm" in text, "round 1, revision: "),
+    ],
+)
+def test_a_lost_step_rejects_its_row_and_says_which_step_it_was(lost: Callable[[str], bool], detail: str) -> None:
+    model: Model = Losing(writer(), lambda request: lost(conversation(request)))
+    outcome = revise(PROMPTS, ONE, model, model, ReviseSettings(1), 17)
+    whole = revise(PROMPTS, ONE, writer(), writer(), ReviseSettings(1), 17)
+    (reject,) = outcome.rejects
+    assert (reject.id, reject.stage, reject.reason) == (PROMPTS[2].id, "revise", "timeout")
+    assert reject.detail.startswith(detail)
+    assert [r for r in whole.records if r.prompt != PROMPTS[2]] == outcome.records
+
+
+@given(st.sets(st.integers(0, 40)))
+def test_every_row_ends_once_whatever_is_lost(lost: set[int]) -> None:
+    numbers = iter(range(1000))
+    model: Model = Losing(writer(), lambda _: next(numbers) in lost)
+    outcome = revise(PROMPTS, ONE, model, model, ReviseSettings(2), 17)
+    ended = Counter([record.prompt.id for record in outcome.records] + [reject.id for reject in outcome.rejects])
+    assert ended == Counter(prompt.id for prompt in PROMPTS)
+    assert {reject.reason for reject in outcome.rejects} <= {"timeout"}
+
+
+def test_a_lost_judgement_rejects_its_pair_and_is_never_a_tie() -> None:
+    pairs = [CandidatePair(prompt, f"one {prompt.id}", f"two {prompt.id}", "test") for prompt in PROMPTS]
+    numbers = iter(range(1000))
+    model: Model = Losing(writer(), lambda _: next(numbers) == 9)
+    outcome = judge(pairs, TWO, model, JudgeSettings(), 17)
+    (reject,) = outcome.rejects
+    assert (reject.id, reject.reason) == (pairs[2].id, "timeout")
+    assert reject.detail == "1 of 4 judgements: no whole reply within 5 s, after 5 tries"
+    assert len(outcome.records) == 5
+
+
+def test_the_lineage_says_how_the_judge_was_read() -> None:
+    pair = CandidatePair(PROMPTS[0], "one", "two", "test")
+    mixed: Model = TwoWays()
+    (record,) = judge([pair], ONE, mixed, JudgeSettings(), 17).records
+    assert record.lineage.judged_by == "parsed text, structured output"
+    (record,) = judge([pair], ONE, writer(), JudgeSettings(), 17).records
+    assert record.lineage.judged_by == "log-probabilities"
+
+
+def samples(prompts: Sequence[Prompt], n: int, lost: set[int]) -> tuple[int, list[str], Counter[str]]:
+    numbers = iter(range(1000))
+    model: Model = Losing(writer(), lambda _: next(numbers) in lost)
+    outcome = from_samples(prompts, model, n, Sampling(), 17)
+    return len(outcome.records), [f"{r.reason}: {r.detail}" for r in outcome.rejects], outcome.notes
+
+
+def test_a_lost_sample_leaves_the_pairs_of_the_others() -> None:
+    """Three samples of one prompt make three pairs; with one of them lost, one."""
+    assert samples(PROMPTS[:1], 3, set()) == (3, [], Counter())
+    assert samples(PROMPTS[:1], 3, {1}) == (1, [], Counter({"answer: failed": 1}))
+
+
+def test_a_prompt_that_has_no_pair_because_of_a_lost_sample_says_so() -> None:
+    pairs, rejects, _ = samples(PROMPTS[:2], 2, {3})
+    assert pairs == 1
+    assert rejects == ["timeout: 1 of 2 samples: no whole reply within 5 s, after 5 tries"]
+
+
+def test_a_lost_score_ends_the_work_because_every_one_is_needed() -> None:
+    model: Model = Losing(writer(), lambda _: True)
+    with pytest.raises(CaiError, match=r"model 'scripted': timeout: .* the same command tries again"):
+        score([PROMPTS[0]], ["Hi."], HARM, model, 17)
+    assert all_told(model, [1, 2]) == [1, 2]

@@ -1,0 +1,73 @@
+"""Dense copies of an adapted model say what the adapted model says, and leave nothing behind."""
+
+import pytest
+import torch
+from peft.tuners.lora import LoraLayer
+
+from cai.models.local.replica import Replicas
+from cai.models.protocol import ChoiceRequest, Request, Sampling
+from cai.records import Message
+
+
+@pytest.fixture
+def adapted(open_bench, tmp_path):
+    """A workbench and the folder of an adapter that changes what it says."""
+
+    def make(quantization: str):
+        bench = open_bench(quantization)
+        trainee = bench.trainee(None, seed=1)
+        generator = torch.Generator().manual_seed(2)
+        for name, parameter in trainee.parameters().items():
+            if ".lora_B." in name:
+                parameter.data.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+        trainee.save(tmp_path / quantization)
+        bench.release(trainee)
+        return bench, tmp_path / quantization
+
+    return make
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8", "none"])
+def test_an_adapter_says_the_same_through_its_dense_copy(adapted, quantization):
+    bench, folder = adapted(quantization)
+    view = bench.view(folder)
+    asked = [ChoiceRequest((Message("user", f"say {n}"),), ("yes", "no")) for n in range(4)]
+    dense = view.choose(asked)
+    bench._bench.replicas._budget = 0
+    bench._bench.replicas.forget(view._adapter)
+    plain = view.choose(asked)
+    for a, b in zip(dense, plain, strict=True):
+        assert a.logprobs == pytest.approx(b.logprobs, abs=2e-4)
+    assert bench.view().choose(asked)[0].logprobs != pytest.approx(plain[0].logprobs, abs=1e-2)
+
+
+def test_a_replica_changes_no_layer_once_the_answer_is_there(adapted):
+    bench, folder = adapted("nf4")
+    network, names = bench.network, [(n, "forward" in vars(m)) for n, m in bench.network.model.named_modules()]
+    bench.view(folder).generate([Request((Message("user", "hi"),), Sampling(max_new_tokens=4))])
+    layers = [m for m in network.model.modules() if isinstance(m, LoraLayer)]
+    assert layers and all("forward" not in vars(layer) for layer in layers)
+    held = [(n, "forward" in vars(m)) for n, m in network.model.named_modules() if not n.endswith("dropout")]
+    assert {n for n, own in held if own} >= {n for n, own in names if own}
+
+
+def test_a_model_in_training_is_never_copied(adapted):
+    bench, folder = adapted("nf4")
+    trainee = bench.trainee(folder, seed=3)
+    before = trainee.view().choose([ChoiceRequest((Message("user", "hi"),), ("a", "b"))])
+    for parameter in trainee.parameters().values():
+        parameter.data.mul_(1.5)
+    assert trainee.view().choose([ChoiceRequest((Message("user", "hi"),), ("a", "b"))]) != before
+
+
+def test_only_as_many_copies_as_the_budget_has_room_for(adapted):
+    bench, folder = adapted("nf4")
+    bench.view(folder)
+    one = Replicas(bench.network.model, 0)._size()
+    replicas = Replicas(bench.network.model, int(1.5 * one))
+    name = bench.view(folder)._adapter
+    with replicas.active(name):
+        assert list(replicas._held) == [name]
+    replicas._held["older"] = replicas._held.pop(name)
+    with replicas.active(name):
+        assert list(replicas._held) == [name]
