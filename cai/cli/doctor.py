@@ -17,6 +17,7 @@ import typer
 
 from cai.cli.screen import MARKS, console, print_json
 from cai.errors import CaiError
+from cai.models.local.machine import free_memory
 
 if TYPE_CHECKING:
     from cai.models.local.machine import Gpu, Machine
@@ -91,7 +92,7 @@ def processor() -> Check:
 
 
 def memory() -> Check:
-    free = _free_memory()
+    free = free_memory() / GIB
     if free < 3:
         return Check("memory", "warning", f"{free:.1f} GiB free", "the quickstart wants 3 GiB; close something")
     return Check("memory", "ok", f"{free:.1f} GiB free")
@@ -127,7 +128,7 @@ def embedded_model() -> Check:
 def fits() -> Check:
     found = _gpu()
     each, beside = _TRAINING
-    room = (found.free_gib if found else _free_memory()) - beside
+    room = (found.free_gib if found else free_memory() / GIB) - beside
     able = [size for size in _SIZES if size * each <= room and (found or size <= _LARGEST_ON_CPU)]
     where = "the GPU" if found else "the CPU, with patience"
     if not able:
@@ -174,18 +175,6 @@ def _machine() -> "Machine | None":
 def _gpu() -> "Gpu | None":
     machine = _machine()
     return machine.gpu if machine else None
-
-
-def _free_memory() -> float:
-    """GiB that a process can have, the container's limit included."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for line in _lines(Path("/proc/meminfo")):
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) * 1024
-    limits, used = _lines(Path("/sys/fs/cgroup/memory.max")), _lines(Path("/sys/fs/cgroup/memory.current"))
-    if limits and used and limits[0].isdecimal():
-        free = min(free, int(limits[0]) - int(used[0]))
-    return free / GIB
 
 
 def _usable_cores() -> int:

@@ -14,6 +14,7 @@ import torch
 
 from cai.files import sha256_of
 from cai.models.local.finding import Found, find_model
+from cai.models.local.fitting import require_loadable
 from cai.models.local.loading import load, pick_device
 from cai.models.local.logprobs import TokenRow
 from cai.models.local.lora import WEIGHTS, Adapters, Origin, read_config
@@ -25,10 +26,14 @@ from cai.records import Message, digest
 __all__ = ["LoraSpec", "ModelSpec", "Workbench", "open_workbench"]
 
 
-def open_workbench(spec: ModelSpec) -> "Workbench":
-    """Load a model once. One that is not there, gated or unsafe is refused within 5 seconds."""
+def open_workbench(spec: ModelSpec, *, check_memory: bool = True) -> "Workbench":
+    """Load a model once. One that is not there, gated or unsafe is refused within 5 seconds, one that is too large
+    for what is free at once."""
     found = find_model(spec.base, spec.revision)
-    _be_deterministic(pick_device(spec.device))
+    device = pick_device(spec.device)
+    if check_memory:
+        require_loadable(spec, found.folder, device)
+    _be_deterministic(device)
     return Workbench(spec, found)
 
 
@@ -41,6 +46,7 @@ class Workbench:
         self._loaded = load(spec, found)
         self.network = self._loaded.network
         self.device = str(self.network.device)
+        self.dense_bytes = self._loaded.dense_bytes
         self._adapters = Adapters(self.network.model)
         self._bench = Bench(self._loaded, self._adapters, threading.RLock())
         self._views: dict[str, LocalModel] = {}
