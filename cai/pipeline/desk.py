@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 class Desk:
     """Owns the workbench of a run, and the views on it."""
 
-    def __init__(self, spec: ModelSpec, stop: Callable[[], bool]) -> None:
+    def __init__(self, spec: ModelSpec, stop: Callable[[], bool], *, check_memory: bool = True) -> None:
         self.spec = spec
         self.stop = stop
+        self._check_memory = check_memory
         self._fingerprint = ""
         self._workbench: Workbench | None = None
         self._views: dict[Path | None, LocalModel] = {}
@@ -45,7 +46,7 @@ class Desk:
         if self._workbench is None:
             from cai.models.local.workbench import open_workbench
 
-            self._workbench = open_workbench(self.spec)
+            self._workbench = open_workbench(self.spec, check_memory=self._check_memory)
         return self._workbench
 
     def view(self, adapter: Path | None = None) -> "LocalModel":
