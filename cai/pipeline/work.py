@@ -179,7 +179,8 @@ def _train(config: TrainConfig, stage: Stage, texts: Texts, rows: _Answers, adap
     each = 2 if stage.kind == "dpo" else 1
     sequences = min(max(1, config.micro_tokens // (each * length)), config.batch_size, max(1, rows.rows)) * each
     method: Method = "dpo" if stage.kind == "dpo" else "sft"
-    batch = Training(method, sequences, length, sequences * rows.length, stage.sources.start is not None)
+    continued, scored = stage.sources.start is not None, sequences * rows.length
+    batch = Training(method, sequences, length, scored, continued, config.checkpointing)
     mean = sum(texts.train) // len(texts.train) + rows.length
     passes = each * rows.rows * (config.epochs + (1 if method == "dpo" else 0))
     return StageWork(

@@ -34,8 +34,9 @@ _LIGHTER: dict[Quantization, tuple[Quantization, ...]] = {
     "int8": ("int8", "nf4"),
     "nf4": ("nf4",),
 }
-# How far a change is from what was asked: fewer rows at once change no result, other weights or shorter texts do.
-_FEWER_ROWS, _OTHER_WEIGHTS, _SHORTER = 1, 4, 6
+# How far a change is from what was asked: fewer rows at once and computing again change no result, other weights or
+# shorter texts do.
+_FEWER_ROWS, _AGAIN, _OTHER_WEIGHTS, _SHORTER = 1, 3, 8, 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +124,7 @@ def _smaller(work: Work | None) -> Iterator[tuple[int, tuple[str, ...], Work | N
         case None:
             yield 0, (), None
         case Training():
-            for i, rows in enumerate(_halves(work.rows, 2 if work.method == "dpo" else 1)):
-                for k, length in enumerate(_halves(work.length, min(SHORTEST, work.length))):
-                    changes = [f"micro_tokens: {rows * length}"] if (i or k) else []
-                    changes += [f"sequences of at most {length} tokens"] if k else []
-                    scored = max(1, work.scored * rows * length // (work.rows * work.length))
-                    smaller = replace(work, rows=rows, length=length, scored=scored)
-                    yield i * _FEWER_ROWS + k * _SHORTER, tuple(changes), smaller
+            yield from _smaller_training(work)
         case Generating():
             for i, rows in enumerate(_halves(work.rows, 1)):
                 for k, reply in enumerate(_halves(work.reply, min(SHORTEST, work.reply))):
@@ -139,6 +134,19 @@ def _smaller(work: Work | None) -> Iterator[tuple[int, tuple[str, ...], Work | N
         case Judging():
             for i, rows in enumerate(_halves(work.rows, 1)):
                 yield i * _FEWER_ROWS, (f"chunk: {rows}",) if i else (), replace(work, rows=rows)
+
+
+def _smaller_training(work: Training) -> Iterator[tuple[int, tuple[str, ...], Work]]:
+    for again in (False, True) if not work.checkpointing else (True,):
+        for i, rows in enumerate(_halves(work.rows, 2 if work.method == "dpo" else 1)):
+            for k, length in enumerate(_halves(work.length, min(SHORTEST, work.length))):
+                changes = ["checkpointing: true"] if again and not work.checkpointing else []
+                changes += [f"micro_tokens: {rows * length}"] if (i or k) else []
+                changes += [f"sequences of at most {length} tokens"] if k else []
+                scored = max(1, work.scored * rows * length // (work.rows * work.length))
+                smaller = replace(work, rows=rows, length=length, scored=scored, checkpointing=again)
+                far = i * _FEWER_ROWS + k * _SHORTER + (_AGAIN if again else 0)
+                yield far, tuple(changes), smaller
 
 
 def _halves(count: int, least: int) -> list[int]:

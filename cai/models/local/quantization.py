@@ -85,7 +85,9 @@ def _tensors(network: Network) -> Iterator[torch.Tensor]:
         state = getattr(weight, "quant_state", None)
         if state is not None:
             yield from (state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code)
-        scales = getattr(weight, "SCB", None)
+    for module in network.model.modules():
+        # bitsandbytes moves an 8-bit layer's scales here at its first forward pass.
+        scales = getattr(getattr(module, "state", None), "SCB", None)
         if scales is not None:
             yield scales
 

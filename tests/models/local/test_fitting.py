@@ -43,7 +43,10 @@ def test_what_changes_no_result_is_changed_first(llama: Shape) -> None:
     assert lighter is not None
     assert lighter.changes[0].startswith("model.quantization: ")
     assert not any("sequences" in change for change in lighter.changes)
-    short = nearest(Setup(llama), Training("sft", 1, 4096, 2048), room_of(16))
+    again = nearest(Setup(llama), Training("sft", 1, 4096, 2048), room_of(16))
+    assert again is not None
+    assert again.changes == ("checkpointing: true",)
+    short = nearest(Setup(llama), Training("sft", 1, 32_768, 2048, checkpointing=True), room_of(16))
     assert short is not None
     assert any(change.startswith("sequences of at most ") for change in short.changes)
 
@@ -58,8 +61,10 @@ def test_the_nearest_setting_fits_and_a_nearer_one_does_not(llama: Shape) -> Non
                 assert bool(found.changes) == (not fits(need(setup, work).bytes, card))
 
 
-def test_nothing_makes_an_eight_billion_model_train_on_eight_gigabytes(llama: Shape) -> None:
-    assert nearest(Setup(llama), Training("sft", 4, 1024, 2048), room_of(8)) is None
+def test_nothing_makes_a_fifteen_billion_model_train_on_eight_gigabytes(llama: Shape) -> None:
+    larger = replace(llama, layers=64, linears=llama.linears * 2)
+    assert 14e9 < larger.parameters < 16e9
+    assert nearest(Setup(larger), Training("sft", 4, 1024, 2048), room_of(8)) is None
 
 
 def test_a_refusal_says_place_parts_room_and_remedy(llama: Shape) -> None:
