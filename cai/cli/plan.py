@@ -77,8 +77,8 @@ def _show(made: "Plan", card: int | None) -> None:
     from cai.models.local.fitting import cards_for, gib
 
     screen = console()
-    where = "a CPU" if made.device == "cpu" else "a GPU"
-    size = f"{made.shape.parameters / 1e6:,.0f} M parameters, {made.spec.quantization}"
+    where = "a CPU" if made.setup.device == "cpu" else "a GPU"
+    size = f"{made.setup.shape.parameters / 1e6:,.0f} M parameters, {made.spec.quantization}"
     screen.print(f"{made.name}: {made.spec.base}, {size}, on {where}")
     memory = table(["stage", "phase", "rows", "tokens", "memory", "fits"], (2, 3, 4, 5))
     memory.add_row("", "load", "", "", gib(made.loading.bytes), _cards(cards_for(made.loading.bytes)))

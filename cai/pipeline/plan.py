@@ -13,7 +13,7 @@ from cai.models.local.fitting import Nearest, advice, cards_for, fits, gib, near
 from cai.models.local.lengths import token_counter
 from cai.models.local.machine import free_memory, total_memory
 from cai.models.local.memory import Device, PhaseNeed, Setup, need, peak
-from cai.models.local.shape import Shape, shape_of
+from cai.models.local.shape import shape_of
 from cai.models.local.spec import ModelSpec
 from cai.pipeline.sources import Stage
 from cai.pipeline.spec import Pipeline
@@ -38,8 +38,7 @@ class StagePlan:
 class Plan:
     name: str
     spec: ModelSpec
-    shape: Shape
-    device: Device
+    setup: Setup
     loading: PhaseNeed
     stages: tuple[StagePlan, ...]
 
@@ -71,15 +70,14 @@ def plan(pipeline: Pipeline, device: Device, before: Path | None = None) -> Plan
     """The plan of a pipeline on this kind of device; `before` is the folder of an earlier run that tells the rate."""
     spec = pipeline.model
     folder = model_files(spec)
-    shape = shape_of(folder)
-    setup = setup_for(spec, shape, device, total_memory())
+    setup = setup_for(spec, shape_of(folder), device, total_memory())
     rates = rates_of(before) if before is not None else {}
     stages = []
     for work in works_of(pipeline, token_counter(folder if folder.is_dir() else None)):
         needs = tuple(need(_with_adapters(setup, work), batch) for batch in work.batches)
         rate = rates.get(work.kind)
         stages.append(StagePlan(work, needs, rate * work.inputs if rate is not None else None))
-    return Plan(pipeline.spec.name, spec, shape, device, need(setup), tuple(stages))
+    return Plan(pipeline.spec.name, spec, setup, need(setup), tuple(stages))
 
 
 def model_files(spec: ModelSpec) -> Path:
@@ -92,9 +90,7 @@ def model_files(spec: ModelSpec) -> Path:
 def nearest_of(made: Plan, stage: StagePlan, room: int) -> Nearest | None:
     """The nearest setting with which a stage's largest phase fits."""
     work = stage.work.batches[stage.needs.index(peak(stage.needs))]
-    return nearest(
-        _with_adapters(setup_for(made.spec, made.shape, made.device, total_memory()), stage.work), work, room
-    )
+    return nearest(_with_adapters(made.setup, stage.work), work, room)
 
 
 def require_room(pipeline: Pipeline, stages: Sequence[Stage]) -> None:
@@ -113,7 +109,7 @@ def require_room(pipeline: Pipeline, stages: Sequence[Stage]) -> None:
     room = free_memory(where) + made.loading.of("before loading")
     wanted = {stage.name for stage in stages}
     for stage in made.stages:
-        if stage.work.stage in wanted:
+        if stage.work.stage in wanted and stage.bytes > room:
             place = f"{pipeline.path}: stage {stage.work.stage}"
             require(place, where, peak(stage.needs), room, nearest_of(made, stage, room))
 
@@ -145,8 +141,12 @@ def plan_as_json(made: Plan, card: int | None = None) -> dict[str, object]:
     return {
         **({"advice": made.advice(card)} if card else {}),
         "name": made.name,
-        "device": made.device,
-        "model": {"base": made.spec.base, "quantization": made.spec.quantization, "parameters": made.shape.parameters},
+        "device": made.setup.device,
+        "model": {
+            "base": made.spec.base,
+            "quantization": made.spec.quantization,
+            "parameters": made.setup.shape.parameters,
+        },
         "bytes": made.bytes,
         "cards": list(made.cards),
         "loading": need_as_json(made.loading),

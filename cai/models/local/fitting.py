@@ -110,8 +110,10 @@ def require_loadable(spec: ModelSpec, folder: Path, device: str) -> None:
     kind: Device = "cpu" if device == "cpu" else "cuda"
     setup = setup_for(spec, shape, kind, total_memory())
     # Interpreter and context are there already, and the free memory is without them.
-    room = free_memory(device) + need(setup).of("before loading")
-    require(spec.base, device, need(setup), room, nearest(setup, None, room))
+    wanted = need(setup)
+    room = free_memory(device) + wanted.of("before loading")
+    if wanted.bytes > room:
+        require(spec.base, device, wanted, room, nearest(setup, None, room))
 
 
 def gib(count: int) -> str:
