@@ -22,6 +22,10 @@ GENERATE_ROWS = 64
 """Rows that are generated together; `decode` says the same."""
 GENERATE_TOKENS = 65_536
 """Cached positions of one batch; `decode` says the same."""
+PREFILL_TOKENS = 65_536
+"""New positions of one pass over prompts; `decode` says the same."""
+KEPT_BYTES = 0
+"""Keys and values that are kept for later calls; the workbench says the same."""
 PASS_TOKENS = 16_384
 """Padded tokens of one pass without gradients; `logprobs` says the same."""
 TILE_LOGITS = 1 << 25
@@ -85,7 +89,7 @@ class Setup:
     dense_copies: bool = False
     """Whether 4-bit weights have an fp32 copy beside them, as on a CPU with room for it."""
     replica: bool = False
-    """Whether the linear layers have a 16-bit copy beside them, for faster generation."""
+    """Whether the linear layers have a dense copy beside them, for faster generation."""
 
     @property
     def width(self) -> int:
@@ -102,7 +106,7 @@ class Generating:
     reply: int
     sampled: bool = True
     """Drawn by probability, which is done in fp64; else the likeliest token is taken."""
-    kept: int = 0
+    kept: int = KEPT_BYTES
     """Bytes of keys and values that are kept for later calls."""
 
     @property
@@ -195,7 +199,7 @@ def _resident(setup: Setup) -> tuple[Part, ...]:
         Part("weights", weight_bytes(shape, setup.quantization, setup.width)),
         Part("weight file, mapped", mapped),
         Part("fp32 copies of 4-bit weights", dense),
-        Part("16-bit replica", 2 * linear if setup.replica else 0),
+        Part("dense replica", setup.width * linear if setup.replica else 0),
         Part("adapters", 4 * setup.adapters * adapter_parameters(shape, setup.lora)),
     )
 
@@ -215,7 +219,10 @@ def _generating(setup: Setup, work: Generating) -> tuple[Part, ...]:
     vocabulary = work.rows * setup.shape.vocabulary
     # fp32 logits; drawing: fp64 logits, probabilities and running sums.
     logits = vocabulary * (4 + (3 * 8 if work.sampled else 0))
-    working = max(_pass_bytes(setup, work.rows * work.prompt), 2 * cache // setup.shape.layers // 2 + logits)
+    # Beside the cache, while it grows, one layer's old keys and values.
+    working = max(
+        _pass_bytes(setup, min(work.rows * work.prompt, PREFILL_TOKENS)), cache // setup.shape.layers + logits
+    )
     return Part("keys and values", cache), Part("kept keys and values", work.kept), Part("under way", working)
 
 

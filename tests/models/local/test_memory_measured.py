@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from bench.memory import BAR, JOBS, RESULTS, compared
-from cai.models.local import decode, logprobs
+from cai.models.local import decode, logprobs, workbench
 from cai.models.local.logprobs import TokenRow
 from cai.models.local.memory import (
     GENERATE_ROWS,
     GENERATE_TOKENS,
+    KEPT_BYTES,
     PASS_TOKENS,
+    PREFILL_TOKENS,
     TILE_LOGITS,
     Setup,
     adapter_parameters,
@@ -30,6 +32,9 @@ from cai.models.local.spec import LoraSpec
 
 def test_the_limits_are_those_of_the_engine() -> None:
     assert (GENERATE_ROWS, GENERATE_TOKENS) == (decode.MAX_ROWS, decode.MAX_TOKENS)
+    # Until decoding reads prompts in parts, one pass takes them all; until the workbench keeps states, it keeps none.
+    assert getattr(decode, "PREFILL_TOKENS", decode.MAX_TOKENS) == PREFILL_TOKENS
+    assert getattr(workbench, "KEPT_BYTES", 0) == KEPT_BYTES
     assert (PASS_TOKENS, TILE_LOGITS) == (logprobs.MAX_BATCH_TOKENS, logprobs.MAX_TILE_LOGITS)
 
 
