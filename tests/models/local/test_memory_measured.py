@@ -73,6 +73,17 @@ def test_what_a_layer_keeps_for_the_backward_pass_is_told_within_a_tenth(
     assert kept[1] - kept[0] == pytest.approx(4 * 63 * saved_bytes(setup), rel=0.1)
 
 
+def test_in_16_bits_as_on_a_gpu_it_is_told_within_a_tenth_too(open_bench, make_model) -> None:
+    """The same count with the base turned to bf16: adapters stay fp32, so each casts its input for itself."""
+    kept = []
+    for layers in (2, 3):
+        bench = open_bench("none", make_model(num_hidden_layers=layers), lora=LoraSpec(rank=4))
+        bench.network.model.to(torch.bfloat16)
+        kept.append(kept_bytes(bench))
+    setup = Setup(shape_of(make_model()), "none", "cuda", LoraSpec(rank=4))
+    assert kept[1] - kept[0] == pytest.approx(4 * 63 * saved_bytes(setup), rel=0.1)
+
+
 def kept_bytes(bench) -> int:
     trainee = bench.trainee(None, 1)
     weights = {p.untyped_storage().data_ptr() for p in bench.network.model.parameters()}
