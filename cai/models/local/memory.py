@@ -36,10 +36,8 @@ DENSE_SHARE = 4
 _VERBS: dict[Phase, str] = {"load": "loading", "generate": "generating", "judge": "judging", "train": "training"}
 _BLOCK, _NESTED_BLOCK = 64, 256
 """bitsandbytes: 4-bit values that share a scale, and scales that share a scale of their own."""
-_LAYER_CODES = 4 * 16 + 4
-"""Bytes beside each 4-bit matrix: its code book and the mean of its scales."""
-_SHARED_CODES = 4 * 256
-"""The code book of the scales, one for all matrices of a device."""
+_LAYER_CODES = 4 * 16 + 4 * 256 + 4
+"""Bytes beside each 4-bit matrix: its code book, that of its scales, and the mean of its scales."""
 _CONTEXT: dict[Device, int] = {"cpu": 520 << 20, "cuda": 640 << 20}
 """What is taken before the first weight: interpreter and libraries, or the CUDA context with cuBLAS workspaces."""
 _GAPS = 1.15
@@ -163,7 +161,7 @@ def weight_bytes(shape: Shape, quantization: Quantization, width: int) -> int:
         return plain + sum(linear.size for linear in shape.linears) * width
     if quantization == "int8":
         return plain + sum(linear.size + 4 * linear.outputs for linear in shape.linears)
-    return plain + sum(four_bit_bytes(linear.size) for linear in shape.linears) + _SHARED_CODES
+    return plain + sum(four_bit_bytes(linear.size) for linear in shape.linears)
 
 
 def four_bit_bytes(count: int) -> int:

@@ -53,10 +53,10 @@ def llama() -> Shape:
 
 def test_a_matrix_in_four_bits_is_half_a_byte_a_number_and_scales() -> None:
     """4096² = 16,777,216 numbers: 8,388,608 bytes; 262,144 blocks of 64 with a byte each; 1,024 blocks of 256 of those
-    with four bytes each; a code book of 16 fp32 numbers and one fp32 mean."""
-    assert four_bit_bytes(4096 * 4096) == 8_388_608 + 262_144 + 4 * 1024 + 64 + 4
+    with four bytes each; code books of 16 and of 256 fp32 numbers, and one fp32 mean."""
+    assert four_bit_bytes(4096 * 4096) == 8_388_608 + 262_144 + 4 * 1024 + 64 + 1024 + 4
     # 65 numbers: 33 bytes, 2 blocks, 1 block of blocks.
-    assert four_bit_bytes(65) == 33 + 2 + 4 + 68
+    assert four_bit_bytes(65) == 33 + 2 + 4 + 1092
 
 
 def test_an_eight_billion_llama_has_the_weights_that_its_card_says(llama: Shape) -> None:

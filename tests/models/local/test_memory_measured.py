@@ -59,7 +59,7 @@ def test_copies_adapters_and_cached_positions_are_told_to_the_byte(open_bench, m
     assert held == 15 * cache_bytes(Setup(shape, device="cpu"))
 
 
-@pytest.mark.parametrize(("kind", "config"), [("Llama", {}), ("Llama", {"num_key_value_heads": 4}), ("Mistral", {})])
+@pytest.mark.parametrize(("kind", "config"), [("Llama", {}), ("Llama", {"num_key_value_heads": 4}), ("Qwen3", {})])
 def test_what_a_layer_keeps_for_the_backward_pass_is_told_within_a_tenth(
     open_bench, make_model, kind: str, config: dict[str, int]
 ) -> None:
