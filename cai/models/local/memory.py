@@ -271,7 +271,7 @@ def saved_bytes(setup: Setup) -> int:
     attention = (2 * queries + 2 * keys) * setup.width + 4 * shape.heads
     gate = 3 * shape.inner * setup.width  # gate, its activation, and up
     ranks = 4 * lora.rank * len(adapted) // shape.layers
-    norms = 2 * 4 * shape.width
+    norms = 4 * (2 * shape.width + (queries + keys if shape.head_norms else 0))
     if setup.width == 4:
         # In fp32 an adapter's input is the tensor that is there already: two norms' outputs and the product of gate
         # and up; what comes out of attention was saved by it.

@@ -16,6 +16,7 @@ from cai.errors import InputError
 _MAX_HEADER = 100 << 20
 """The longest safetensors header that the format allows."""
 _LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.(?:.*\.)?(\w+)\.weight$")
+_HEAD_NORMS = ("qwen3", "gemma3_text", "olmo2")
 _WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
@@ -48,6 +49,8 @@ class Shape:
     """Of all layers together."""
     plain: int
     """Parameters that stay in 16 or 32 bits: embeddings, head, norms, biases."""
+    head_norms: bool = False
+    """Whether queries and keys have norms of their own, as in Qwen 3."""
     context: int | None = None
     """The longest sequence, as the model says."""
     stored: int = 0
@@ -118,7 +121,8 @@ def shape_from_config(config: Mapping[str, object], place: str = "config.json") 
     tied = config.get("tie_word_embeddings", False)
     plain = vocabulary * width * (1 if tied else 2) + (2 * layers + 1) * width
     context = _number(config, "max_position_embeddings", "n_positions") or None
-    return Shape(layers, width, heads, key_heads, head_width, inner, vocabulary, layer * layers, plain, context)
+    norms = config.get("model_type") in _HEAD_NORMS
+    return Shape(layers, width, heads, key_heads, head_width, inner, vocabulary, layer * layers, plain, norms, context)
 
 
 def _text_part(config: Mapping[str, object]) -> Mapping[str, object]:
@@ -141,9 +145,10 @@ def _measured(shape: Shape, headers: Mapping[str, Mapping[str, object]], *, tied
             linears.append(Linear(found[2], numbers[1], numbers[0]))
         elif not (tied and name.endswith("lm_head.weight") and len(headers) > 1):
             plain += count
+    shape = replace(shape, stored=stored, stored_width=width)
     if not linears:
-        return replace(shape, stored=stored, stored_width=width)
-    return replace(shape, linears=tuple(linears), plain=plain, stored=stored, stored_width=width)
+        return shape
+    return replace(shape, linears=tuple(linears), plain=plain, head_norms=any(".q_norm." in name for name in headers))
 
 
 def _header(path: Path) -> dict[str, Mapping[str, object]]:
