@@ -47,7 +47,9 @@ def test_quantization_is_measured_on_prompts_and_a_text_of_ones_own(cai: Cai, pr
     (project / "text.txt").write_text("Take a brush and water, and rub the shoe until it is clean. " * 30)
     (project / "asked.txt").write_text("Which is larger? A: a mouse. B: a house. Reply with A or B.\n")
     options = ("--text", "text.txt", "--questions", "asked.txt")
-    told = json.loads(cai("model", "quantization", "tiny", *options, "--json").stdout)
+    done = cai("model", "quantization", "tiny", *options, "--json")
+    assert done.stderr.splitlines() == ["measuring none …", "measuring int8 …", "measuring nf4 …"]
+    told = json.loads(done.stdout)
     assert [row["quantization"] for row in told["rows"]] == ["none", "int8", "nf4"]
     assert told["rows"][0]["agreement"] == 1
 

@@ -57,6 +57,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer  # noqa: E40
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
 transformers_logging.disable_progress_bar()
+# Each 8-bit layer says at each forward pass that it quantises its inputs through fp16.
+logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
