@@ -1,6 +1,6 @@
 """`cai doctor`: what this machine has, whether the embedded model loads on it, and what else should fit.
 
-Sizes are rules of thumb for 4-bit weights and LoRA, stated as such. Nothing is downloaded and nothing is written.
+What fits is estimated for 4-bit weights and LoRA. Nothing is downloaded and nothing is written.
 """
 
 import os
@@ -17,18 +17,28 @@ import typer
 
 from cai.cli.screen import MARKS, console, print_json
 from cai.errors import CaiError
+from cai.models.local.machine import free_memory
 
 if TYPE_CHECKING:
     from cai.models.local.machine import Gpu, Machine
 
 GIB = 1024**3
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
-_SIZES = (0.5, 1, 1.5, 3, 4, 8, 14, 32, 70)
-"""Billions of parameters, as models are commonly sold."""
+_KNOWN = {
+    0.5: (24, 896, 14, 2, 64, 4864, 151_936),
+    1: (16, 2048, 32, 8, 64, 8192, 128_256),
+    1.5: (28, 1536, 12, 2, 128, 8960, 151_936),
+    3: (28, 3072, 24, 8, 128, 8192, 128_256),
+    4: (36, 2560, 32, 8, 128, 9728, 151_936),
+    8: (32, 4096, 32, 8, 128, 14_336, 128_256),
+    14: (48, 5120, 40, 8, 128, 13_824, 152_064),
+    32: (64, 5120, 40, 8, 128, 27_648, 152_064),
+    70: (80, 8192, 64, 8, 128, 28_672, 128_256),
+}
+"""Billions of parameters as models are commonly sold, and the sizes of one such model: layers, width, heads, key heads,
+head width, inner width, vocabulary."""
 _LARGEST_ON_CPU = 1.5
 """Beyond this a run on a CPU takes weeks, whatever the memory."""
-_TRAINING = (0.75, 2.5)
-"""GiB for each billion of parameters (4-bit weights and scales), and beside them (LoRA, optimizer, activations)."""
 _DOWNLOAD = 2.2
 """GiB of disk for each billion of parameters, to download a model in 16 bits."""
 
@@ -91,7 +101,7 @@ def processor() -> Check:
 
 
 def memory() -> Check:
-    free = _free_memory()
+    free = free_memory() / GIB
     if free < 3:
         return Check("memory", "warning", f"{free:.1f} GiB free", "the quickstart wants 3 GiB; close something")
     return Check("memory", "ok", f"{free:.1f} GiB free")
@@ -126,14 +136,30 @@ def embedded_model() -> Check:
 
 def fits() -> Check:
     found = _gpu()
-    each, beside = _TRAINING
-    room = (found.free_gib if found else _free_memory()) - beside
-    able = [size for size in _SIZES if size * each <= room and (found or size <= _LARGEST_ON_CPU)]
+    free = found.free_gib * GIB if found else free_memory()
+    able = [
+        size for size in _KNOWN if (found or size <= _LARGEST_ON_CPU) and _training_bytes(size, bool(found)) <= free
+    ]
     where = "the GPU" if found else "the CPU, with patience"
     if not able:
-        return Check("fits", "warning", f"only the embedded model on {where}", "4-bit training of 0.5B wants 3 GiB")
-    advice = f"a rule of thumb; its download takes about {able[-1] * _DOWNLOAD:.0f} GiB of disk"
+        least = _training_bytes(min(_KNOWN), bool(found)) / GIB
+        return Check(
+            "fits", "warning", f"only the embedded model on {where}", f"4-bit training of 0.5B wants {least:.0f} GiB"
+        )
+    advice = f"by estimate, see `cai plan`; its download takes about {able[-1] * _DOWNLOAD:.0f} GiB of disk"
     return Check("fits", "ok", f"4-bit training of up to {able[-1]:g}B parameters on {where}", advice)
+
+
+def _training_bytes(size: float, on_gpu: bool) -> int:
+    """DPO from an adapter on one pair of 1,024 tokens at a time, with layers computed again."""
+    from cai.models.local.memory import Setup, Training, need
+    from cai.models.local.shape import shape_from_config
+
+    names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+    config: dict[str, object] = dict(zip((*names, "intermediate_size", "vocab_size"), _KNOWN[size], strict=True))
+    config["tie_word_embeddings"] = size < 8
+    setup = Setup(shape_from_config(config), "nf4", "cuda" if on_gpu else "cpu")
+    return need(setup, Training("dpo", 2, 1024, 1024, continued=True, checkpointing=True)).bytes
 
 
 CHECKS: tuple[Callable[[], Check], ...] = (
@@ -174,18 +200,6 @@ def _machine() -> "Machine | None":
 def _gpu() -> "Gpu | None":
     machine = _machine()
     return machine.gpu if machine else None
-
-
-def _free_memory() -> float:
-    """GiB that a process can have, the container's limit included."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for line in _lines(Path("/proc/meminfo")):
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) * 1024
-    limits, used = _lines(Path("/sys/fs/cgroup/memory.max")), _lines(Path("/sys/fs/cgroup/memory.current"))
-    if limits and used and limits[0].isdecimal():
-        free = min(free, int(limits[0]) - int(used[0]))
-    return free / GIB
 
 
 def _usable_cores() -> int:

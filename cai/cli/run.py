@@ -34,6 +34,9 @@ def run(
         typer.Option("--set", metavar="A.B=C", help="Replace one value of the file. May be given again."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON event a line.")] = False,
+    no_memory_check: Annotated[
+        bool, typer.Option("--no-memory-check", help="Start even where the estimate says that it will not fit.")
+    ] = False,
 ) -> None:
     """Run a pipeline, or go on with one that was stopped.
 
@@ -46,7 +49,7 @@ def run(
 
     loaded = load_pipeline(pipeline, overrides or [])
     with stop_on_signals() as stop:
-        _show(run_pipeline(loaded, out, stop), as_json)
+        _show(run_pipeline(loaded, out, stop, check_memory=not no_memory_check), as_json)
 
 
 @contextmanager

@@ -29,7 +29,13 @@ class Desk:
     """Owns the workbench of a run, the views on it, and its remote models. Close it, or use it as a context."""
 
     def __init__(
-        self, spec: ModelSpec | None, remotes: Mapping[str, RemoteSpec], folder: Path, stop: Callable[[], bool]
+        self,
+        spec: ModelSpec | None,
+        remotes: Mapping[str, RemoteSpec],
+        folder: Path,
+        stop: Callable[[], bool],
+        *,
+        check_memory: bool = True,
     ) -> None:
         self.spec = spec
         self.remote_specs = remotes
@@ -37,6 +43,7 @@ class Desk:
         self.stop = stop
         self._opened = ExitStack()
         self._remotes: dict[str, RemoteModel] = {}
+        self._check_memory = check_memory
         self._fingerprint = ""
         self._workbench: Workbench | None = None
         self._views: dict[Path | None, LocalModel] = {}
@@ -63,7 +70,7 @@ class Desk:
             from cai.models.local.workbench import open_workbench
 
             assert self.spec is not None, "a stage needs a base that the pipeline does not name"
-            self._workbench = open_workbench(self.spec)
+            self._workbench = open_workbench(self.spec, check_memory=self._check_memory)
         return self._workbench
 
     def rows_at_once(self) -> int:

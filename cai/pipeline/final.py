@@ -44,7 +44,10 @@ def _spec(document: Document, adapter: Path) -> ModelSpec:
     """The run's model; a folder as the adapter names it, in full, since the run may have been started elsewhere."""
     spec = validated(document, PipelineSpec, ("pipeline",)).model
     assert spec is not None, f"{adapter} was trained on no model"
-    if spec.base == "tiny" or spec.revision is not None:
+    if spec.base == "tiny":
         return spec
+    if spec.revision is not None:
+        commit = document.data.get("commit") if isinstance(document.data, dict) else None
+        return replace(spec, revision=str(commit or spec.revision))
     named = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     return replace(spec, base=str(named))

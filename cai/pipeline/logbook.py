@@ -1,6 +1,7 @@
 """The files about a run as a whole: `run.yaml`, what it is, and `events.jsonl`, what it told and when.
 
-Both are for people and for `status`: no result is read from them, so only they hold times and places.
+Both are for people and for `status`: no result is read from them, so only they hold times and places. The commit that
+a branch stood for is read back (`pinning`).
 """
 
 import io
@@ -24,9 +25,9 @@ RUN = "run.yaml"
 class Logbook:
     """Open while a run works; how it ended is the last thing it notes."""
 
-    def __init__(self, pipeline: Pipeline, folder: Path) -> None:
+    def __init__(self, pipeline: Pipeline, folder: Path, commit: str | None = None) -> None:
         self.folder = folder
-        self._resolved = _yaml(resolved(pipeline))
+        self._resolved = _yaml(resolved(pipeline, commit))
         self._facts: dict[str, object] | None = None
         path = folder / RUN
         if not path.exists() or not path.read_text(encoding="utf-8").startswith(self._resolved):
@@ -60,12 +61,14 @@ class Logbook:
         self._events.flush()
 
 
-def resolved(pipeline: Pipeline) -> dict[str, object]:
-    """The pipeline with every default written out, and the constitution that it named."""
+def resolved(pipeline: Pipeline, commit: str | None = None) -> dict[str, object]:
+    """The pipeline with every default written out, the commit that its model's revision stood for when the run began,
+    and the constitution that it named."""
     spec = pipeline.spec.model_dump(mode="json", by_alias=True)
     stages = [{stage.kind: stage.config.model_dump(mode="json", by_alias=True)} for stage in pipeline.stages]
     return {
         "pipeline": {**spec, "stages": stages},
+        **({"commit": commit} if commit else {}),
         "constitution": constitution_facts(pipeline.constitution),
         "versions": {"cai": version("cai")},
     }

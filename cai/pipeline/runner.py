@@ -16,6 +16,8 @@ from cai.pipeline.desk import Desk
 from cai.pipeline.events import Event
 from cai.pipeline.inputs import Done, Inputs, gather, stage_digest, stage_facts
 from cai.pipeline.logbook import Logbook
+from cai.pipeline.pinning import pinned
+from cai.pipeline.plan import require_room
 from cai.pipeline.sources import Stage
 from cai.pipeline.spec import Pipeline
 from cai.pipeline.stages import VERSIONS, run_stage
@@ -35,21 +37,29 @@ def run_folder(pipeline: Pipeline, out: Path | str | None = None) -> Path:
 
 
 def run_pipeline(
-    pipeline: Pipeline, out: Path | str | None = None, stop: Callable[[], bool] = never
+    pipeline: Pipeline, out: Path | str | None = None, stop: Callable[[], bool] = never, *, check_memory: bool = True
 ) -> Iterator[Event]:
     """Do what is not done yet. `stop` is asked between chunks and between updates, and makes this raise `Interrupted`.
 
-    `out` is the run folder itself. The same pipeline in the same folder goes on where it was.
+    `out` is the run folder itself. The same pipeline in the same folder goes on where it was. What will not fit in the
+    memory that is free now is refused, unless `check_memory` is off.
     """
     folder = run_folder(pipeline, out)
-    desk = Desk(pipeline.model, pipeline.remotes, folder, stop)
+    local = [stage for stage in pipeline.stages if stage.sources.local]
+    spec = pinned(pipeline, folder) if local else pipeline.model
+    desk = Desk(spec, pipeline.remotes, folder, stop, check_memory=check_memory)
     # A model or a key that is not there is refused before the folder is made.
-    if any(stage.sources.local for stage in pipeline.stages):
+    if local:
         desk.fingerprint()
     desk.check_keys()
+    fresh = not folder.exists()
+    if check_memory and fresh:
+        require_room(pipeline, local)
     with folder_lock(folder), desk:
         done = _done_already(pipeline, folder, desk)
-        with Logbook(pipeline, folder) as logbook:
+        if check_memory and not fresh:
+            require_room(pipeline, [stage for stage in local if stage.number not in done])
+        with Logbook(pipeline, folder, desk.spec.revision if desk.spec else None) as logbook:
             for event in _events(pipeline, folder, desk, done):
                 logbook.note(event, desk.facts)
                 yield event

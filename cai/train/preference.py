@@ -72,7 +72,7 @@ def dpo_gradient(
     settings = LossSettings(config.beta, config.label_smoothing)
     losses, measures = [], []
     for micro in batch.micros:
-        logps = trainee.policy_logps(answers(rows, micro))
+        logps = trainee.policy_logps(answers(rows, micro), checkpointing=config.checkpointing)
         sums_B, lengths_B = logps.sums(), logps.lengths()
         index, n = list(micro), len(micro)
         pairs = PairLogps(

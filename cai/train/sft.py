@@ -57,7 +57,7 @@ def sft_gradient(config: SftConfig, rows: Sequence[SftRow], batch: Batch, traine
     for part, micro in enumerate(batch.micros):
         # Seeded for each pass, so that no generator's state has to survive an interruption.
         dropout_seed = derive(config.seed, "dropout", batch.number, part)
-        logps = trainee.policy_logps([rows[i].tokens for i in micro], dropout_seed)
+        logps = trainee.policy_logps([rows[i].tokens for i in micro], dropout_seed, checkpointing=config.checkpointing)
         nll_B = negative_log_likelihood(logps.logps_BT, logps.mask_BT)
         weight_B = torch.tensor([rows[i].weight for i in micro], device=nll_B.device)
         loss_B = nll_B * weight_B / weight

@@ -9,6 +9,7 @@ from pathlib import Path
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 COMMANDS = (
     "",
+    "plan",
     "run",
     "status",
     "trace",
@@ -18,6 +19,8 @@ COMMANDS = (
     "constitution lint",
     "constitution show",
     "constitution diff",
+    "model",
+    "model quantization",
     "doctor",
     "init",
     "serve",

@@ -245,8 +245,10 @@ class BrokenOn:
         self.parameters, self.state = trainee.parameters, trainee.state
         self.view, self.save, self.load_state = trainee.view, trainee.save, trainee.load_state
 
-    def policy_logps(self, rows: list[TokenRow], dropout_seed: int | None = None) -> TokenLogps:
-        logps = self.trainee.policy_logps(rows, dropout_seed)
+    def policy_logps(
+        self, rows: list[TokenRow], dropout_seed: int | None = None, *, checkpointing: bool = False
+    ) -> TokenLogps:
+        logps = self.trainee.policy_logps(rows, dropout_seed, checkpointing=checkpointing)
         factor = torch.tensor([float("nan") if row == self.row else 1.0 for row in rows])
         return TokenLogps(logps.logps_BT * factor[:, None], logps.mask_BT)
 

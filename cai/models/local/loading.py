@@ -17,13 +17,13 @@ from cai.errors import InputError, MissingModel
 from cai.files import sha256_of, write_atomic
 from cai.models.local.chat import ChatFormat
 from cai.models.local.finding import Found
+from cai.models.local.machine import total_memory
+from cai.models.local.memory import keeps_dense_copies
 from cai.models.local.network import Network
 from cai.models.local.spec import ModelSpec
 from cai.models.local.upstream import keep_dense_copies, load_network, load_tokenizer
 from cai.records import digest
 
-DENSE_SHARE = 4
-"""A CPU keeps fp32 copies of 4-bit weights when they take at most this fraction (1/4) of the machine's memory."""
 _REMEMBERED_FROM = 64 << 20
 """Digests of files from this size on are remembered between processes."""
 
@@ -58,7 +58,7 @@ def load(spec: ModelSpec, found: Found) -> Loaded:
             place, "the tokenizer has more tokens than the model", f"{len(tokenizer)} > {network.vocab_size}"
         )
     dense_bytes = 0
-    if device == "cpu" and 4 * _parameters(found.folder) <= _memory() // DENSE_SHARE:
+    if device == "cpu" and keeps_dense_copies(_parameters(found.folder), total_memory()):
         dense_bytes = keep_dense_copies(model)
     config: Any = model.generation_config
     own_ends = config.eos_token_id if config is not None else None
@@ -115,7 +115,3 @@ def _context(folder: Path) -> int | None:
 def _parameters(folder: Path) -> int:
     """An upper estimate of the number of weights, from the files' sizes at two bytes each."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors")) // 2
-
-
-def _memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,6 +1,8 @@
-"""What torch knows of this machine: its version, its threads, its first GPU. Nothing is loaded onto a device."""
+"""What this machine has: memory, and what torch knows of it. Nothing is loaded onto a device."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 GIB = 1024**3
 
@@ -29,3 +31,31 @@ def look_at_machine() -> Machine:
         free, total = torch.cuda.mem_get_info()
         gpu = Gpu(torch.cuda.get_device_name(), free / GIB, total / GIB, str(torch.version.cuda))
     return Machine(str(torch.__version__), torch.get_num_threads(), gpu)
+
+
+def total_memory() -> int:
+    """Bytes of this machine's own memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def free_memory(device: str = "cpu") -> int:
+    """Bytes that a process can still have: on a GPU what its driver says; on a CPU within the container's limit too."""
+    if device != "cpu":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for line in _lines(Path("/proc/meminfo")):
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) * 1024
+    limits, used = _lines(Path("/sys/fs/cgroup/memory.max")), _lines(Path("/sys/fs/cgroup/memory.current"))
+    if limits and used and limits[0].isdecimal():
+        free = min(free, int(limits[0]) - int(used[0]))
+    return free
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []

@@ -5,13 +5,15 @@ frozen copy of that adapter. What is done with the log-probabilities is `cai.tra
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 
 from cai.models.local.logprobs import TokenLogps, TokenRow, completion_logps
 from cai.models.local.lora import Origin
+from cai.models.local.upstream import layers_computed_again
 from cai.models.local.view import Bench, LocalModel
 from cai.records import digest
 
@@ -36,19 +38,30 @@ class Trainee:
         """The LoRA weights and nothing else, sorted by name."""
         return self._adapters.parameters(self.policy)
 
-    def policy_logps(self, rows: Sequence[TokenRow], dropout_seed: int | None = None) -> TokenLogps:
-        """With gradients. Dropout is off, unless fine-tuning gives the seed to draw it from."""
-        with self._bench.lock, self._adapters.active(self.policy):
+    def policy_logps(
+        self, rows: Sequence[TokenRow], dropout_seed: int | None = None, *, checkpointing: bool = False
+    ) -> TokenLogps:
+        """With gradients. Dropout is off, unless fine-tuning gives the seed to draw it from. With `checkpointing` the
+        backward pass computes each layer again instead of having kept it."""
+        dropout = dropout_seed is not None
+        again = layers_computed_again(self._network.model, lambda: self._speaking(dropout=dropout))
+        with self._speaking(dropout=dropout), again if checkpointing else nullcontext():
             if dropout_seed is None:
                 return completion_logps(self._network, rows)
             devices = [self._network.device] if self._network.device.type == "cuda" else []
             with torch.random.fork_rng(devices):
                 torch.manual_seed(dropout_seed)
-                self._adapters.train(self.policy, dropout=True)
-                try:
-                    return completion_logps(self._network, rows)
-                finally:
-                    self._adapters.train(self.policy, dropout=False)
+                return completion_logps(self._network, rows)
+
+    @contextmanager
+    def _speaking(self, *, dropout: bool) -> Iterator[None]:
+        """The policy's adapter is on, with dropout or without."""
+        with self._bench.lock, self._adapters.active(self.policy):
+            self._adapters.train(self.policy, dropout)
+            try:
+                yield
+            finally:
+                self._adapters.train(self.policy, dropout=False)
 
     def reference_logps(self, rows: Sequence[TokenRow]) -> TokenLogps:
         """Without gradients, on the same kernel path as the policy."""

@@ -23,7 +23,7 @@ class ModelSpec:
     base: str
     """`tiny`, a folder, or a hub id."""
     revision: str | None = None
-    """The commit of a hub model; the hub moves, so it must be given."""
+    """The commit of a hub model, or a branch, of which a run notes the commit; the hub moves, so one must be given."""
     quantization: Quantization = "nf4"
     lora: LoraSpec = LoraSpec()
     template: str | None = None

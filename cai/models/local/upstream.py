@@ -8,13 +8,14 @@ CPUs with AVX512-BF16, and importing bitsandbytes must not ask the hub for kerne
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from cai.models.local.spec import Quantization
 
@@ -52,9 +53,12 @@ from transformers import (  # noqa: E402
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
 transformers_logging.disable_progress_bar()
+# Each 8-bit layer says at each forward pass that it quantises its inputs through fp16.
+logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -118,6 +122,26 @@ def keep_dense_copies(model: PreTrainedModel) -> int:
         held += dense.nbytes
         layer.forward = _DenseForward(dense, layer.bias)
     return held
+
+
+@contextmanager
+def layers_computed_again(model: PreTrainedModel, inside: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """A forward pass within this keeps each layer's input only; the backward pass computes the rest again, within
+    `inside`. That is where the adapter has to be active and its dropout on: by then both may be otherwise."""
+
+    def run(layer: Callable[..., Any], *args: Any) -> Any:
+        return checkpoint(layer, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), inside()))
+
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for layer in layers:
+        # Its own flag only: everything inside stays in eval mode.
+        layer.gradient_checkpointing = layer.training = True
+        layer._gradient_checkpointing_func = run  # noqa: SLF001 (where transformers looks for it)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.gradient_checkpointing = layer.training = False
 
 
 def dequantised(layer: Any) -> torch.Tensor:

@@ -14,6 +14,7 @@ import torch
 
 from cai.files import sha256_of
 from cai.models.local.finding import Found, find_model
+from cai.models.local.fitting import require_loadable
 from cai.models.local.loading import load, pick_device, replica_budget
 from cai.models.local.logprobs import TokenRow
 from cai.models.local.lora import WEIGHTS, Adapters, Origin, read_config
@@ -30,10 +31,14 @@ KEPT_BYTES = 512 << 20
 """Memory for keys and values that may be needed again."""
 
 
-def open_workbench(spec: ModelSpec) -> "Workbench":
-    """Load a model once. One that is not there, gated or unsafe is refused within 5 seconds."""
+def open_workbench(spec: ModelSpec, *, check_memory: bool = True) -> "Workbench":
+    """Load a model once. One that is not there, gated or unsafe is refused within 5 seconds, one that is too large
+    for what is free at once."""
     found = find_model(spec.base, spec.revision)
-    _be_deterministic(pick_device(spec.device))
+    device = pick_device(spec.device)
+    if check_memory:
+        require_loadable(spec, found.folder, device)
+    _be_deterministic(device)
     return Workbench(spec, found)
 
 
@@ -46,6 +51,7 @@ class Workbench:
         self._loaded = load(spec, found)
         self.network = self._loaded.network
         self.device = str(self.network.device)
+        self.dense_bytes = self._loaded.dense_bytes
         self._adapters = Adapters(self.network.model)
         self.limits = Limits()
         replicas = Replicas(self.network.model, replica_budget(self.device))

@@ -1,0 +1,35 @@
+"""Which commit of a hub model a run keeps to: a branch is looked up once, and a run that goes on takes the same commit.
+
+The commit stands in `run.yaml`; where the model's files lie is `finding`'s.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from cai.models.local.spec import ModelSpec
+from cai.pipeline.spec import Pipeline
+from cai.store.run_folder import RUN
+from cai.strict_yaml import read_yaml
+
+
+def pinned(pipeline: Pipeline, folder: Path) -> ModelSpec | None:
+    """The model at the commit that this run has, or that its revision stands for now."""
+    from cai.models.local.finding import find_model, is_commit
+
+    spec = pipeline.model
+    if spec is None or spec.revision is None or is_commit(spec.revision):
+        return spec
+    commit = _recorded(spec, folder) or find_model(spec.base, spec.revision).revision
+    return replace(spec, revision=commit)
+
+
+def _recorded(spec: ModelSpec, folder: Path) -> str | None:
+    """What the run's folder says, if it is about the same model and revision."""
+    if not (folder / RUN).is_file():
+        return None
+    data = read_yaml(folder / RUN).data
+    if not isinstance(data, dict):
+        return None
+    model, commit = data.get("pipeline", {}).get("model", {}), data.get("commit")
+    same = (model.get("base"), model.get("revision")) == (spec.base, spec.revision)
+    return str(commit) if same and commit else None

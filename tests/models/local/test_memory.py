@@ -1,0 +1,143 @@
+"""The memory arithmetic, with numbers worked out by hand. What torch really holds: test_memory_measured."""
+
+from dataclasses import replace
+
+import pytest
+
+from cai.models.local.memory import (
+    GIB,
+    TILE_LOGITS,
+    Generating,
+    Judging,
+    Setup,
+    Training,
+    adapter_parameters,
+    cache_bytes,
+    four_bit_bytes,
+    keeps_dense_copies,
+    need,
+    peak,
+    saved_bytes,
+    weight_bytes,
+)
+from cai.models.local.shape import Shape, shape_from_config
+from cai.models.local.spec import LoraSpec
+
+LLAMA_8B = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 131072,
+}
+EMBEDDED = {
+    "hidden_size": 192,
+    "intermediate_size": 512,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 6,
+    "head_dim": 32,
+    "vocab_size": 2048,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.fixture
+def llama() -> Shape:
+    return shape_from_config(LLAMA_8B)
+
+
+def test_a_matrix_in_four_bits_is_half_a_byte_a_number_and_scales() -> None:
+    """4096² = 16,777,216 numbers: 8,388,608 bytes; 262,144 blocks of 64 with a byte each; 1,024 blocks of 256 of those
+    with four bytes each; code books of 16 and of 256 fp32 numbers, and one fp32 mean."""
+    assert four_bit_bytes(4096 * 4096) == 8_388_608 + 262_144 + 4 * 1024 + 64 + 1024 + 4
+    # 65 numbers: 33 bytes, 2 blocks, 1 block of blocks.
+    assert four_bit_bytes(65) == 33 + 2 + 4 + 1092
+
+
+def test_an_eight_billion_llama_has_the_weights_that_its_card_says(llama: Shape) -> None:
+    """8,030,261,248 parameters; of those 2 × 128,256 × 4,096 embeddings and head and 65 norms of 4,096 stay as they
+    are, and 6,979,321,856 are in linear layers."""
+    assert llama.parameters == 8_030_261_248
+    plain = 2 * 128_256 * 4096 + 65 * 4096
+    assert weight_bytes(llama, "none", 2) == 2 * 8_030_261_248
+    # int8: a byte each, and an fp32 scale for each row of each matrix.
+    rows = 32 * (4096 + 1024 + 1024 + 4096 + 14336 + 14336 + 4096)
+    assert weight_bytes(llama, "int8", 2) == 2 * plain + 6_979_321_856 + 4 * rows
+    four_bits = weight_bytes(llama, "nf4", 2) - 2 * plain
+    assert four_bits / 6_979_321_856 * 8 == pytest.approx(4.127, abs=0.001), "bits a number, as the QLoRA paper has it"
+
+
+def test_an_adapter_is_rank_times_both_sides_of_each_matrix(llama: Shape) -> None:
+    assert adapter_parameters(llama, LoraSpec(rank=16)) == 41_943_040
+    queries_only = LoraSpec(rank=16, targets=("q_proj",))
+    assert adapter_parameters(llama, queries_only) == 32 * 16 * (4096 + 4096)
+
+
+def test_keys_and_values_of_a_position(llama: Shape) -> None:
+    """2 × 32 layers × 8 heads × 128 × 2 bytes on a GPU, twice that in fp32."""
+    assert cache_bytes(Setup(llama)) == 131_072
+    assert cache_bytes(Setup(llama, device="cpu")) == 262_144
+    found = need(Setup(llama), Generating(64, 512, 256))
+    assert found.of("keys and values") == 64 * 768 * 131_072
+
+
+def test_what_a_token_leaves_in_a_layer_for_the_backward_pass() -> None:
+    """fp32, D = A = K = 192, F = 512, r = 16: both norms' inputs 2·4·192; queries, keys, values and the result 4·4·192,
+    a logarithm for each of 6 heads 4·6; gate, its activation and up 3·4·512; both norms' outputs and the product
+    4·(2·192 + 512); seven adapters' inner values 7·4·16."""
+    setup = Setup(shape_from_config(EMBEDDED), "none", "cpu")
+    assert saved_bytes(setup) == 1536 + (3072 + 24) + 6144 + 3584 + 448
+
+
+def test_the_parts_of_a_training_are_named_and_add_up(llama: Shape) -> None:
+    work = Training("dpo", 4, 1024, 2048, continued=True)
+    found = need(Setup(llama), work)
+    adapter = 4 * 41_943_040
+    assert found.of("trained adapters") == 2 * adapter, "the policy and its frozen copy"
+    assert (found.of("gradients"), found.of("optimizer")) == (adapter, 2 * adapter)
+    assert found.bytes == sum(part.bytes for part in found.parts)
+    fresh = need(Setup(llama), replace(work, continued=False))
+    assert fresh.of("trained adapters") == adapter, "the reference is the base itself"
+    assert need(Setup(llama), replace(work, method="ppo")).of("optimizer") == 4 * adapter, "policy and value"
+
+
+def test_logits_are_held_in_tiles() -> None:
+    """Beyond 2²⁵ logits, which 261 tokens make here, more scored tokens cost only their hidden states: 192 numbers in
+    fp32 twice."""
+    setup = Setup(shape_from_config({**EMBEDDED, "vocab_size": 128_256}), "none", "cpu")
+    small, large = (need(setup, Training("sft", 1, 1000, n)).of("under way") for n in (400, 900))
+    assert large - small == 500 * 192 * 8
+    assert small == 3 * 4 * TILE_LOGITS + 400 * 192 * 8
+
+
+def test_checkpointing_keeps_the_inputs_of_layers_and_one_whole_layer(llama: Shape) -> None:
+    setup = Setup(llama)
+    plain, again = (
+        need(setup, Training("sft", 4, 1024, 2048, checkpointing=c)).of("activations") for c in (False, True)
+    )
+    assert plain == 32 * 4096 * saved_bytes(setup)
+    assert again == 4096 * (32 * 2 * 4096 + saved_bytes(setup))
+
+
+def test_more_rows_longer_rows_and_more_bits_never_need_less(llama: Shape) -> None:
+    works = (Generating(8, 64, 64), Judging(8, 128), Training("sft", 8, 128, 512))
+    for work in works:
+        for quantization, more in (("nf4", "int8"), ("int8", "none")):
+            assert need(Setup(llama, quantization), work).bytes < need(Setup(llama, more), work).bytes
+        assert need(Setup(llama), work).bytes <= need(Setup(llama), replace(work, rows=16)).bytes
+        assert need(Setup(llama), None).bytes <= need(Setup(llama, replica=True), None).bytes
+
+
+def test_the_peak_is_the_largest_phase(llama: Shape) -> None:
+    needs = [need(Setup(llama), work) for work in (None, Judging(1, 8), Training("sft", 4, 1024, 2048))]
+    assert peak(needs).phase == "train"
+
+
+def test_a_cpu_keeps_fp32_copies_where_they_take_a_quarter_of_its_memory() -> None:
+    assert keeps_dense_copies(GIB, 16 * GIB)
+    assert not keeps_dense_copies(GIB + 1, 16 * GIB)

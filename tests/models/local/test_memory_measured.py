@@ -1,0 +1,118 @@
+"""The estimate against what torch holds: weights to the byte, keys and values to the byte, activations nearly so.
+
+Peaks of whole processes are compared in bench/memory.py.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.memory import BAR, JOBS, RESULTS, compared
+from cai.models.local import decode, logprobs, workbench
+from cai.models.local.logprobs import TokenRow
+from cai.models.local.memory import (
+    GENERATE_ROWS,
+    GENERATE_TOKENS,
+    KEPT_BYTES,
+    PASS_TOKENS,
+    PREFILL_TOKENS,
+    TILE_LOGITS,
+    Setup,
+    adapter_parameters,
+    cache_bytes,
+    saved_bytes,
+    weight_bytes,
+)
+from cai.models.local.quantization import weights_on_device
+from cai.models.local.shape import shape_of
+from cai.models.local.spec import LoraSpec
+
+
+def test_the_limits_are_those_of_the_engine() -> None:
+    assert (GENERATE_ROWS, GENERATE_TOKENS) == (decode.MAX_ROWS, decode.MAX_TOKENS)
+    # Until decoding reads prompts in parts, one pass takes them all; until the workbench keeps states, it keeps none.
+    assert getattr(decode, "PREFILL_TOKENS", decode.MAX_TOKENS) == PREFILL_TOKENS
+    assert getattr(workbench, "KEPT_BYTES", 0) == KEPT_BYTES
+    assert (PASS_TOKENS, TILE_LOGITS) == (logprobs.MAX_BATCH_TOKENS, logprobs.MAX_TILE_LOGITS)
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
+@pytest.mark.parametrize("kind", ["Llama", "Qwen3", "Phi3", "Gemma2"])
+def test_weights_are_told_to_the_byte(open_bench, make_model, kind: str, quantization: str) -> None:
+    folder = make_model(kind)
+    bench = open_bench(quantization, folder)
+    assert weights_on_device(bench.network) == weight_bytes(shape_of(folder), quantization, 4)
+
+
+def test_copies_adapters_and_cached_positions_are_told_to_the_byte(open_bench, make_model) -> None:
+    shape = shape_of(make_model())
+    bench = open_bench("nf4", lora=LoraSpec(rank=4))
+    assert bench.dense_bytes == 4 * sum(linear.size for linear in shape.linears)
+    trainee = bench.trainee(None, 1)
+    assert sum(p.numel() for p in trainee.parameters().values()) == adapter_parameters(shape, LoraSpec(rank=4))
+    cache = bench.network.new_cache()
+    with torch.no_grad():
+        bench.network.hidden(bench.network.tensor([[1, 2, 3, 4, 5]] * 3), cache=cache)
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert held == 15 * cache_bytes(Setup(shape, device="cpu"))
+
+
+@pytest.mark.parametrize(("kind", "config"), [("Llama", {}), ("Llama", {"num_key_value_heads": 4}), ("Qwen3", {})])
+def test_what_a_layer_keeps_for_the_backward_pass_is_told_within_a_tenth(
+    open_bench, make_model, kind: str, config: dict[str, int]
+) -> None:
+    """Counted with autograd's own hook, each storage once, weights left out; between one layer more and one less."""
+    kept = []
+    for layers in (2, 3):
+        folder = make_model(kind, num_hidden_layers=layers, **config)
+        bench = open_bench("none", folder, lora=LoraSpec(rank=4))
+        kept.append(kept_bytes(bench))
+    setup = Setup(shape_of(make_model(kind, **config)), "none", "cpu", LoraSpec(rank=4))
+    assert kept[1] - kept[0] == pytest.approx(4 * 63 * saved_bytes(setup), rel=0.1)
+
+
+def test_in_16_bits_as_on_a_gpu_it_is_told_within_a_tenth_too(open_bench, make_model) -> None:
+    """The same count with the base turned to bf16: adapters stay fp32, so each casts its input for itself."""
+    kept = []
+    for layers in (2, 3):
+        bench = open_bench("none", make_model(num_hidden_layers=layers), lora=LoraSpec(rank=4))
+        bench.network.model.to(torch.bfloat16)
+        kept.append(kept_bytes(bench))
+    setup = Setup(shape_of(make_model()), "none", "cuda", LoraSpec(rank=4))
+    assert kept[1] - kept[0] == pytest.approx(4 * 63 * saved_bytes(setup), rel=0.1)
+
+
+def kept_bytes(bench) -> int:
+    trainee = bench.trainee(None, 1)
+    weights = {p.untyped_storage().data_ptr() for p in bench.network.model.parameters()}
+    kept: dict[int, int] = {}
+    alive = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    rows = [TokenRow(tuple(range(10, 42)), tuple(range(50 + i, 82 + i))) for i in range(4)]
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        trainee.policy_logps(rows)
+    return sum(kept.values())
+
+
+def test_a_peak_is_told_within_the_bar(tmp_path: Path) -> None:
+    """One line of the bench: fine-tuning the embedded model in a process of its own."""
+    job = next(job for job in JOBS if job.name.startswith("tiny none dpo"))
+    told = compared(job, tmp_path, "cpu")
+    assert told["met"], told
+
+
+def test_the_results_that_are_shown_meet_the_bar() -> None:
+    results = json.loads(RESULTS.read_text())["results"]
+    assert results
+    assert {each["name"].partition(" on ")[0] for each in results} <= {job.name for job in JOBS}
+    missed = [each for each in results if abs(each["ratio"] - 1) > BAR]
+    assert missed == []
