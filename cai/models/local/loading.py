@@ -80,7 +80,7 @@ def pick_device(wanted: str) -> str:
 
 def replica_budget(device: str) -> int:
     """Bytes that dense copies of adapted weights may take: an eighth of a machine's memory, a third of a GPU's rest."""
-    return _memory() // 8 if device == "cpu" else torch.cuda.mem_get_info(device)[0] // 3
+    return total_memory() // 8 if device == "cpu" else torch.cuda.mem_get_info(device)[0] // 3
 
 
 def weights_digest(folder: Path) -> str:
