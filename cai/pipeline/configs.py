@@ -64,7 +64,8 @@ class PreferConfig(BaseModel):
     samples: int = Field(default=2, ge=2, le=16)
     """Answers sampled for each prompt, where pairs are samples."""
     source: str | None = Field(default=None, alias="from")
-    """Who samples: `base` or an earlier training stage; the last one before if not said."""
+    """Who samples: `base`, an earlier training stage, or another run's (`quickstart/sft`); the last one before if not
+    said."""
     principles: Literal["all", "drawn"] = "all"
     """Judge by every principle, or by one drawn for each pair."""
     tie_below: Half = 0.6
@@ -110,7 +111,8 @@ class DpoStageConfig(DpoConfig):
     model_config = _STRICT
 
     source: str | None = Field(default=None, alias="from")
-    """What to train on from: `base` or an earlier training stage; the last one before if not said."""
+    """What to train on from: `base`, an earlier training stage, or another run's (`quickstart/sft`); the last one
+    before if not said."""
     pairs: Literal["all", "revisions", "samples"] = "all"
     """Which of the earlier preferences to train on."""
     min_p: Half = 0.5

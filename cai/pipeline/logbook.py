@@ -61,11 +61,14 @@ class Logbook:
 
 
 def resolved(pipeline: Pipeline) -> dict[str, object]:
-    """The pipeline with every default written out, and the constitution that it named."""
+    """The pipeline with every default written out, the constitution that it named, and where a local base lies."""
     spec = pipeline.spec.model_dump(mode="json", by_alias=True)
     stages = [{stage.kind: stage.config.model_dump(mode="json", by_alias=True)} for stage in pipeline.stages]
+    base = Path(pipeline.model.base)
+    place = {"base_folder": str(base.resolve())} if pipeline.model.base != "tiny" and base.is_dir() else {}
     return {
         "pipeline": {**spec, "stages": stages},
+        **place,
         "constitution": constitution_facts(pipeline.constitution),
         "versions": {"cai": version("cai")},
     }

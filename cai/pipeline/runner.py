@@ -14,16 +14,15 @@ from cai.manifest import read_manifest, verify_manifest, write_manifest
 from cai.pipeline.configs import TRAINING
 from cai.pipeline.desk import Desk
 from cai.pipeline.events import Event
-from cai.pipeline.inputs import Done, Inputs, gather, stage_digest, stage_facts
+from cai.pipeline.inputs import Done, Inputs, adapter_of_run, gather, stage_digest, stage_facts
 from cai.pipeline.logbook import Logbook
 from cai.pipeline.sources import Stage
 from cai.pipeline.spec import Pipeline
 from cai.pipeline.stages import VERSIONS, run_stage
 from cai.pipeline.summary import summarise
+from cai.store.run_folder import RUNS
 
 __all__ = ["RUNS", "Event", "never", "run_folder", "run_pipeline"]
-
-RUNS = Path("runs")
 
 
 def never() -> bool:
@@ -43,7 +42,11 @@ def run_pipeline(
     """
     folder = run_folder(pipeline, out)
     desk = Desk(pipeline.model, stop)
-    desk.fingerprint()  # A model that is not there is refused before the folder is made.
+    # A model that is not there, or another run's that does not fit, is refused before the folder is made.
+    fingerprint = desk.fingerprint()
+    for stage in pipeline.stages:
+        if stage.sources.start_run:
+            adapter_of_run(stage.sources.start_run, fingerprint)
     with folder_lock(folder):
         done = _done_already(pipeline, folder, desk)
         with Logbook(pipeline, folder) as logbook:

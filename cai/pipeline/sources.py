@@ -5,7 +5,7 @@ What a stage does with its sources is the stage's business.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypedDict
 
 from cai.constitution.model import Use
 from cai.pipeline.configs import (
@@ -37,6 +37,8 @@ class Sources:
     revisions: tuple[int, ...] = ()
     preferences: tuple[int, ...] = ()
     start: int | None = None
+    start_run: str = ""
+    """What a stage of another run made, as `find_final` knows it, in place of `start`."""
     models: dict[str, int | None] = field(default_factory=dict)
     constitution: Use | None = None
 
@@ -63,11 +65,11 @@ def sources_of(config: StageConfig, before: Sequence[Stage]) -> Sources:
         case PreferConfig(pairs="revisions"):
             return Sources(revisions=_required(before, "revise"), constitution="judge")
         case PreferConfig():
-            return Sources(prompts="train", start=_training_stage(config.source, before), constitution="judge")
+            return Sources(prompts="train", **_start(config.source, before), constitution="judge")
         case SftStageConfig():
             return Sources(revisions=_required(before, "revise"))
         case DpoStageConfig():
-            return Sources(preferences=_preferences(config, before), start=_training_stage(config.source, before))
+            return Sources(preferences=_preferences(config, before), **_start(config.source, before))
         case EvaluateConfig():
             return Sources(prompts="test", models=_models(before), constitution="judge")
 
@@ -101,6 +103,16 @@ def _required(before: Sequence[Stage], kind: str) -> tuple[int, ...]:
     return numbers
 
 
+class _Start(TypedDict, total=False):
+    start: int | None
+    start_run: str
+
+
+def _start(name: str | None, before: Sequence[Stage]) -> _Start:
+    """A slash makes it another run's."""
+    return {"start_run": name} if name and "/" in name else {"start": _training_stage(name, before)}
+
+
 def _training_stage(name: str | None, before: Sequence[Stage]) -> int | None:
     """The last training stage of this kind or name; without a name the last one at all; None for the base."""
     trained = [stage for stage in before if stage.kind in TRAINING]
@@ -112,4 +124,9 @@ def _training_stage(name: str | None, before: Sequence[Stage]) -> int | None:
         if name in (stage.kind, stage.name):
             return stage.number
     known = [BASE, *dict.fromkeys(word for stage in trained for word in (stage.kind, stage.name))]
-    raise NoSourceError("from", "must name an earlier training stage", name, f"known here: {', '.join(known)}")
+    raise NoSourceError(
+        "from",
+        "must name an earlier training stage",
+        name,
+        f"known here: {', '.join(known)}; RUN/STAGE is another run's",
+    )

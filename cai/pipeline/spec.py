@@ -16,6 +16,7 @@ from cai.constitution.model import Constitution, load_constitution
 from cai.errors import InputError
 from cai.models.local.spec import ModelSpec
 from cai.pipeline.configs import KINDS, EvaluateConfig, PipelineSpec, PromptSet
+from cai.pipeline.final import find_final
 from cai.pipeline.overrides import with_overrides
 from cai.pipeline.prompts import EMBEDDED, embedded_prompts, read_prompts
 from cai.pipeline.sources import NoSourceError, Stage, sources_of
@@ -128,6 +129,9 @@ def _stages(document: Document, spec: PipelineSpec) -> tuple[Stage, ...]:
         except NoSourceError as error:
             place = document.place(*at, *([error.key] if error.key else []))
             raise InputError(place, f"stage '{kind}' {error.problem}", error.value, error.remedy) from None
+        if sources.start_run and find_final(sources.start_run) is None:
+            remedy = "name what another run made as RUN/STAGE, such as quickstart/sft"
+            raise InputError(document.place(*at, "from"), "there is no such run", sources.start_run, remedy)
         stages.append(Stage(i + 1, kind, config, sources))
     return tuple(stages)
 

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -72,7 +73,9 @@ def test_a_pipeline_that_is_not_one_is_refused_by_its_place(project: Path) -> No
 OUTSIDE = ("/etc/passwd", "../outside.yaml", "a/../../outside.yaml", "~/x", "link/x.yaml", "/proc/self/environ", "a\0b")
 
 
-@pytest.mark.parametrize("key", ["constitution", "prompts.train", "prompts.test.from", "model.base"])
+@pytest.mark.parametrize(
+    "key", ["constitution", "prompts.train", "prompts.test.from", "model.base", "stages.0.dpo.from"]
+)
 def test_no_pipeline_reaches_out_of_the_project(project: Path, key: str) -> None:
     (project / "link").symlink_to(project.parent)
     (project.parent / "outside.yaml").write_text("id: x")
@@ -83,12 +86,12 @@ def test_no_pipeline_reaches_out_of_the_project(project: Path, key: str) -> None
             "constitution": "constitution.yaml",
             "model": {"base": "tiny"},
             "prompts": {},
-            "stages": [],
+            "stages": [{"dpo": {}}],
         }
         *steps, last = key.split(".")
-        place: dict[str, object] = data
+        place: Any = data
         for step in steps:
-            place = place.setdefault(step, {})
+            place = place[int(step)] if isinstance(place, list) else place.setdefault(step, {})
         place[last] = path
         return post("/api/runs", {"pipeline": data})
 
