@@ -13,6 +13,7 @@ from cai.cli.constitution import constitution_app
 from cai.cli.doctor import doctor
 from cai.cli.init import init
 from cai.cli.inspect import status, trace
+from cai.cli.model import model_app
 from cai.cli.revise import revise
 from cai.cli.run import run as run_command
 from cai.cli.screen import complain
@@ -33,6 +34,7 @@ app.command("trace")(trace)
 app.command("revise")(revise)
 app.command("chat")(chat)
 app.add_typer(constitution_app, name="constitution")
+app.add_typer(model_app, name="model")
 app.command("doctor")(doctor)
 app.command("init")(init)
 app.command("serve")(serve)

@@ -18,6 +18,8 @@ COMMANDS = (
     "constitution lint",
     "constitution show",
     "constitution diff",
+    "model",
+    "model export",
     "doctor",
     "init",
     "serve",

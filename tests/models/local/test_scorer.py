@@ -181,6 +181,7 @@ def test_ten_roles_live_on_one_base_and_answer_as_if_each_were_alone(open_bench,
     for i in (3, 0, 4, 1, 2):
         assert torch.equal(scorers[i].scores(ROWS).detach(), scores[i])
         assert torch.equal(policies[i].policy_logps(ROWS).logps_BT.detach(), logps[i])
+    before = gradients(scorers[0])
     alone = open_bench("nf4").scoring_trainee(None, seed=2)
     alone.load_state(scorers[2].state())
     assert torch.equal(alone.scores(ROWS).detach(), scores[2])
@@ -188,6 +189,9 @@ def test_ten_roles_live_on_one_base_and_answer_as_if_each_were_alone(open_bench,
         workbench.release(role)
     assert torch.equal(policies[0].policy_logps(ROWS).logps_BT.detach(), logps[0])
     assert torch.equal(scorers[0].scores(ROWS).detach(), scores[0])
+    after = gradients(scorers[0])
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(p.requires_grad for p in policies[0].parameters().values())
     workbench.release(policies[0])
     workbench.release(scorers[0])
     assert sum(1 for _ in workbench.network.model.parameters()) == count
