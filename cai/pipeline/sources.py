@@ -5,7 +5,7 @@ What a stage does with its sources is the stage's business.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Literal
 
 from cai.constitution.model import Use
 from cai.pipeline.configs import (
@@ -65,11 +65,13 @@ def sources_of(config: StageConfig, before: Sequence[Stage]) -> Sources:
         case PreferConfig(pairs="revisions"):
             return Sources(revisions=_required(before, "revise"), constitution="judge")
         case PreferConfig():
-            return Sources(prompts="train", **_start(config.source, before), constitution="judge")
+            start, other = _training_stage(config.source, before), _other_run(config.source)
+            return Sources(prompts="train", start=start, start_run=other, constitution="judge")
         case SftStageConfig():
             return Sources(revisions=_required(before, "revise"))
         case DpoStageConfig():
-            return Sources(preferences=_preferences(config, before), **_start(config.source, before))
+            start, other = _training_stage(config.source, before), _other_run(config.source)
+            return Sources(preferences=_preferences(config, before), start=start, start_run=other)
         case EvaluateConfig():
             return Sources(prompts="test", models=_models(before), constitution="judge")
 
@@ -103,22 +105,18 @@ def _required(before: Sequence[Stage], kind: str) -> tuple[int, ...]:
     return numbers
 
 
-class _Start(TypedDict, total=False):
-    start: int | None
-    start_run: str
-
-
-def _start(name: str | None, before: Sequence[Stage]) -> _Start:
+def _other_run(name: str | None) -> str:
     """A slash makes it another run's."""
-    return {"start_run": name} if name and "/" in name else {"start": _training_stage(name, before)}
+    return name if name and "/" in name else ""
 
 
 def _training_stage(name: str | None, before: Sequence[Stage]) -> int | None:
-    """The last training stage of this kind or name; without a name the last one at all; None for the base."""
+    """The last training stage of this kind or name; without a name the last one at all; None for the base
+    and for another run's."""
     trained = [stage for stage in before if stage.kind in TRAINING]
     if name is None:
         return trained[-1].number if trained else None
-    if name == BASE:
+    if name == BASE or _other_run(name):
         return None
     for stage in reversed(trained):
         if name in (stage.kind, stage.name):
