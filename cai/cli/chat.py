@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cai.cli.embedded import note_if_unknown
+from cai.cli.opening import open_named
 from cai.cli.screen import complain
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def chat(
     from cai.models.protocol import Sampling
     from cai.records import Message
 
-    view = _view(model, revision)
+    view = open_named(model, revision)
     sampling = Sampling(temperature=temperature, max_new_tokens=max_tokens)
     start = [Message("system", system)] if system else []
     if once is not None:
@@ -45,19 +46,6 @@ def chat(
         _answer(view, [*start, Message("user", once)], sampling, seed)
         return
     _converse(view, start, sampling, seed)
-
-
-def _view(model: str, revision: str | None) -> "LocalModel":
-    from cai.models.local.spec import ModelSpec
-    from cai.models.local.workbench import open_workbench
-    from cai.pipeline.final import find_final, refuse_misspelt
-
-    if model != "tiny" and revision is None:
-        final = find_final(model)
-        if final is not None:
-            return open_workbench(final.spec).view(final.adapter)
-        refuse_misspelt(model)
-    return open_workbench(ModelSpec(model, revision)).view()
 
 
 def _converse(view: "LocalModel", start: "list[Message]", sampling: "Sampling", seed: int) -> None:

@@ -25,6 +25,12 @@ def test_chat_finds_a_run_and_its_stages_by_name(cai_there: Cai, finished: Path)
     assert len(cai_there("chat", "small/sft", *asked).stdout.strip()) > 5
 
 
+def test_revise_takes_what_a_run_made(cai_there: Cai) -> None:
+    asked = ("revise", HARMFUL, "--constitution", "constitution.yaml", "--json", "--model")
+    lineages = [json.loads(cai_there(*asked, name).stdout)["lineage"]["answerer"] for name in ("tiny", "small/sft")]
+    assert lineages[0] != lineages[1]
+
+
 def test_a_wrong_name_is_told_with_the_one_that_was_meant(cai_there: Cai) -> None:
     assert "did you mean 'small/sft'?" in cai_there("chat", "smal/sft", "--once", "x", code=2).stderr
     assert "its training stages are sft, 03-sft, dpo, 05-dpo" in cai_there("chat", "small/rft", code=2).stderr
