@@ -133,7 +133,9 @@ def _card(final: FinalModel, to: Kind, exported: "Exported", manifest: Manifest,
         quantization=final.spec.quantization,
         adapter=f"rank {lora.rank}, α {lora.alpha}",
         stages=tuple(
-            f"{s.kind}: {s.counts['outputs']} of {s.counts['inputs']} rows" for s in final.run.stages if s.counts
+            f"{stage.kind}: {stage.counts['outputs']} of {stage.counts['inputs']} rows"
+            for stage in final.run.stages[: final.stage.number]
+            if stage.counts
         ),
         constitution=named,
         metrics=metrics,

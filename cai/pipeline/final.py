@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cai.errors import InputError, MissingModel
+from cai.manifest import read_manifest
 from cai.models.local.spec import ModelSpec
 from cai.pipeline.configs import TRAINING, PipelineSpec
 from cai.store.run_folder import ADAPTER, RUN, RUNS, STAGES, RunState, StageState, read_run
@@ -55,10 +56,12 @@ def final_model(folder: Path, stage: str = "") -> FinalModel:
     """The model of the last training stage, or of the one that is named by its kind or by its number and kind."""
     run = read_run(folder)
     found = _stage(run, stage)
-    if found.state != "done":
-        problem = f"stage {found.number:02d}-{found.kind} has trained no model yet: it is {found.state}"
-        raise InputError(str(folder), problem, None, "let it finish: the command that started the run goes on with it")
     adapter = run.folder / STAGES / found.folder / ADAPTER
+    # A run that ended calls all its stages done; one that lost its manifest since then is not.
+    if found.state != "done" or read_manifest(adapter.parent) is None:
+        state = found.state if found.state != "done" else "unfinished"
+        problem = f"stage {found.number:02d}-{found.kind} has trained no model yet: it is {state}"
+        raise InputError(str(folder), problem, None, "let it finish: the command that started the run goes on with it")
     return FinalModel(_spec(read_yaml(folder / RUN), adapter), adapter, run, found)
 
 

@@ -78,7 +78,7 @@ def _front_matter(card: Card) -> str:
 
 def _what(card: Card) -> str:
     base = f"[{card.base}](https://huggingface.co/{card.base})" if card.revision else f"`{card.base}`"
-    commit = f" (commit `{card.revision}`)" if card.revision else ", which lay in a folder and is not on the hub"
+    commit = f" (commit `{card.revision}`)" if card.revision else " (a model from a folder, not from the hub)"
     what = {
         "adapter": f"A LoRA adapter ({card.adapter}) for {base}{commit}.",
         "merged": f"{base}{commit} with a LoRA adapter ({card.adapter}) added to its own weights.",

@@ -52,7 +52,7 @@ def test_a_base_from_a_folder_is_no_hub_id() -> None:
     """The hub refuses a `base_model` that is none of its ids."""
     told = model_card(replace(CARD, base="my model", revision=None))
     assert "base_model" not in front_matter(told) and "license_link" not in front_matter(told)
-    assert "`my model`, which lay in a folder and is not on the hub" in told
+    assert "`my model` (a model from a folder, not from the hub)" in told
 
 
 @pytest.mark.parametrize("odd", ["yes", "1.0", "a: b", "#x", "'q", ""])

@@ -59,7 +59,8 @@ class Dialect:
     def go(self) -> str:
         """The same as a Go template."""
         said = f"{self.system[0]}{{{{ $.System }}}}{self.system[1]}"
-        head, inside = f"{{{{ if .System }}}}{said}{{{{ else }}}}{self.opening}{{{{ end }}}}", ""
+        otherwise = f"{{{{ else }}}}{self.opening}" if self.opening else ""
+        head, inside = f"{{{{ if .System }}}}{said}{otherwise}{{{{ end }}}}", ""
         if self.folded:
             head, inside = self.opening, f"{{{{ if and $.System (le $i 1) }}}}{said}{{{{ end }}}}"
         user = f'{{{{ if eq .Role "user" }}}}{self.user[0]}{inside}{{{{ .Content }}}}{self.user[1]}'

@@ -15,18 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
-from peft.functional import inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from transformers import PreTrainedModel
 
 from cai.errors import InputError
 from cai.files import write_atomic
+from cai.models.local import upstream  # noqa: F401
 from cai.models.local.spec import LoraSpec
 from cai.records import digest
 from cai.seeds import derive
+
+# isort: split
+# After `upstream`: peft imports bitsandbytes, which must not ask the hub for kernels.
+from peft import LoraConfig
+from peft.functional import inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 HEAD = "score.weight"

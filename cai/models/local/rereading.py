@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cai.models.local.logprobs import TokenRow
@@ -94,6 +93,9 @@ def read_again(source: Source, device: str, stop_ids: Sequence[int] | None, aske
     for layer in four_bit_layers(model):
         layer.support_avx512bf16_for_cpu = False
     if source.adapter is not None:
+        # Not above: it imports bitsandbytes, which `upstream` has to do first.
+        from peft import PeftModel
+
         with warnings.catch_warnings():
             # peft asks transformers for what it has renamed.
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
@@ -108,7 +110,7 @@ def agreement(tuned: Sequence[Said], other: Sequence[Said]) -> Agreement:
     assert tuned and [each.row for each in tuned] == [each.row for each in other], "other prompts or answers"
     ours = torch.cat([each.logits_TV for each in tuned])
     theirs = torch.cat([each.logits_TV for each in other])
-    kl_T = torch.nn.functional.kl_div(theirs.log_softmax(-1), ours.log_softmax(-1), log_target=True, reduction="none")
+    kl_TV = torch.nn.functional.kl_div(theirs.log_softmax(-1), ours.log_softmax(-1), log_target=True, reduction="none")
     return Agreement(
         answers=len(tuned),
         same_prompts=sum(a.prompt_ids == b.prompt_ids for a, b in zip(tuned, other, strict=True)),
@@ -117,7 +119,8 @@ def agreement(tuned: Sequence[Said], other: Sequence[Said]) -> Agreement:
         same_choices=(ours.argmax(-1) == theirs.argmax(-1)).double().mean().item(),
         largest_logit_difference=(ours - theirs).abs().max().item(),
         largest_logit=ours.abs().max().item(),
-        mean_kl=kl_T.sum(-1).mean().item(),
+        # Rounding makes a divergence of nothing a little less than nothing.
+        mean_kl=max(0.0, kl_TV.sum(-1).mean().item()),
     )
 
 
