@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 def open_named(model: str, revision: str | None) -> "LocalModel":
-    """A name that could mean a run and a model means the run, except `tiny`; with a revision it is the hub's."""
+    """A folder that is there is meant first, then a run, then the hub; with a revision it is the hub's."""
     from cai.models.local.spec import ModelSpec
     from cai.models.local.workbench import open_workbench
     from cai.pipeline.final import find_final, refuse_misspelt

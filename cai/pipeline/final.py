@@ -38,9 +38,11 @@ def is_run(folder: Path) -> bool:
 def find_final(text: str, stage: str = "") -> FinalModel | None:
     """What a run's name or folder stands for, with a stage behind a slash if one is meant; None where neither is a run.
 
-    A folder or a name that is a run goes before a stage of another.
+    A folder that is there, run or model, is what is meant; then a run below runs/; then a stage of one.
     """
     path = Path(text).expanduser()
+    if (path / "config.json").is_file():
+        return None
     for folder in (path, RUNS / path):
         if is_run(folder):
             return final_model(folder, stage)

@@ -44,6 +44,14 @@ def test_what_is_no_run_is_left_to_others(runs: Path, tmp_path: Path) -> None:
         assert find_final(text) is None, text
 
 
+def test_a_model_folder_that_is_there_goes_before_a_run_and_its_stages(runs: Path, tmp_path: Path) -> None:
+    for name in ("quickstart", "quickstart/sft"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        assert find_final(name) is None
+    assert stage("runs/quickstart/sft") == "03-sft"
+
+
 def test_an_unknown_stage_is_refused_with_those_there_are(runs: Path) -> None:
     known = "its training stages are sft, 03-sft, dpo, 05-dpo"
     with pytest.raises(InputError, match=rf"has no such training stage, got sfft; did you mean 'sft'\? {known}"):
