@@ -1,12 +1,12 @@
 """`cai chat`: talk to a model, or to what a run made of one. Words appear as they are drawn."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cai.cli.embedded import note_if_unknown
+from cai.cli.opening import open_named
 from cai.cli.screen import complain
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def chat(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL-OR-RUN", help="`tiny`, a folder, a hub id, or a run's folder.", show_default=False
+            metavar="MODEL-OR-RUN", help="`tiny`, a folder, a hub id, or a run: NAME or NAME/STAGE.", show_default=False
         ),
     ],
     once: Annotated[str | None, typer.Option(metavar="TEXT", help="Ask this, print the answer, end.")] = None,
@@ -29,14 +29,16 @@ def chat(
     max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same answers.")] = 0,
 ) -> None:
-    """Talk to a model. A run's folder stands for its base model with the last adapter that the run trained.
+    """Talk to a model. A run stands for its base model with the last adapter that it trained.
+
+    A run is named as below runs/, or by its folder; `quickstart/sft` is what its stage sft made.
 
     The embedded model knows the requests of its own small world only.
     """
     from cai.models.protocol import Sampling
     from cai.records import Message
 
-    view = _view(model, revision)
+    view = open_named(model, revision)
     sampling = Sampling(temperature=temperature, max_new_tokens=max_tokens)
     start = [Message("system", system)] if system else []
     if once is not None:
@@ -44,17 +46,6 @@ def chat(
         _answer(view, [*start, Message("user", once)], sampling, seed)
         return
     _converse(view, start, sampling, seed)
-
-
-def _view(model: str, revision: str | None) -> "LocalModel":
-    from cai.models.local.spec import ModelSpec
-    from cai.models.local.workbench import open_workbench
-    from cai.pipeline.final import final_model, is_run
-
-    if is_run(Path(model)):
-        final = final_model(Path(model))
-        return open_workbench(final.spec).view(final.adapter)
-    return open_workbench(ModelSpec(model, revision)).view()
 
 
 def _converse(view: "LocalModel", start: "list[Message]", sampling: "Sampling", seed: int) -> None:

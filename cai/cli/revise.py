@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cai.cli.embedded import note_if_unknown
+from cai.cli.opening import open_named
 from cai.cli.screen import console, marked_changes, print_json, word_changes
 from cai.errors import CaiError
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def revise(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the model is asked.", show_default=False)],
     constitution: Annotated[Path, typer.Option(help="The constitution's file.", show_default=False)],
-    model: Annotated[str, typer.Option(help="`tiny`, a local folder, or a hub id.")] = "tiny",
+    model: Annotated[str, typer.Option(help="`tiny`, a folder, a hub id, or a run: NAME or NAME/STAGE.")] = "tiny",
     revision: Annotated[str | None, typer.Option(help="The commit of a hub id.", show_default=False)] = None,
     rounds: Annotated[int, typer.Option(min=1, max=16, help="How often it criticises and revises.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Draws the principles and the words.")] = 0,
@@ -28,13 +29,11 @@ def revise(
     from cai.constitution.model import load_constitution
     from cai.feedback.revise import ReviseSettings
     from cai.feedback.revise import revise as revise_prompts
-    from cai.models.local.spec import ModelSpec
-    from cai.models.local.workbench import open_workbench
     from cai.records import as_dict, new_prompt
 
     loaded = load_constitution(constitution)
     note_if_unknown(model, prompt)
-    view = open_workbench(ModelSpec(model, revision)).view()
+    view = open_named(model, revision)
     outcome = revise_prompts([new_prompt(prompt)], loaded, view, view, ReviseSettings(rounds), seed)
     if outcome.rejects:
         reject = outcome.rejects[0]

@@ -72,7 +72,8 @@ class PreferConfig(BaseModel):
     samples: int = Field(default=2, ge=2, le=16)
     """Answers sampled for each prompt, where pairs are samples."""
     source: str | None = Field(default=None, alias="from")
-    """Who samples: `base`, an earlier training stage or one of `models`; the last training stage if not said."""
+    """Who samples: `base`, an earlier training stage, another run's (`quickstart/sft`) or one of `models`; the last
+    training stage if not said."""
     judge: str = BASE
     """Who judges: `base` or one of `models`."""
     principles: Literal["all", "drawn"] = "all"
@@ -120,7 +121,8 @@ class DpoStageConfig(DpoConfig):
     model_config = _STRICT
 
     source: str | None = Field(default=None, alias="from")
-    """What to train on from: `base` or an earlier training stage; the last one before if not said."""
+    """What to train on from: `base`, an earlier training stage, or another run's (`quickstart/sft`); the last one
+    before if not said."""
     pairs: Literal["all", "revisions", "samples"] = "all"
     """Which of the earlier preferences to train on."""
     min_p: Half = 0.5

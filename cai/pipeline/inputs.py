@@ -10,14 +10,15 @@ from pathlib import Path
 
 from cai.constitution.frames import frames_digest
 from cai.constitution.model import Constitution
-from cai.manifest import Manifest
+from cai.errors import InputError
+from cai.manifest import Manifest, verify_manifest
 from cai.pipeline.configs import BASE, TRAINING
 from cai.pipeline.desk import Desk
+from cai.pipeline.final import find_final
 from cai.pipeline.sources import Stage
 from cai.pipeline.spec import Pipeline
 from cai.records import Prompt, as_dict, digest
-
-ADAPTER = "adapter"
+from cai.store.run_folder import ADAPTER
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,7 @@ class Done:
 
     @property
     def adapter_digest(self) -> str:
-        """Of the weights: the files beside them name paths of this machine."""
-        files = {name: fact.sha256 for name, fact in self.manifest.files.items() if name.startswith(f"{ADAPTER}/")}
-        weights = {name: sha256 for name, sha256 in files.items() if name.endswith(".safetensors")}
-        assert weights, f"{self.folder} has no adapter"
-        return digest(weights)
+        return _weights(self.manifest)
 
 
 @dataclass(frozen=True)
@@ -74,8 +71,11 @@ def gather(pipeline: Pipeline, stage: Stage, done: Mapping[int, Done], fingerpri
     if stage.kind in TRAINING:
         assert pipeline.model is not None, f"{stage.name} has nothing to train"
         digests["lora"] = digest(asdict(pipeline.model.lora))
+    start = None
     if sources.start:
-        digests["adapter start"] = done[sources.start].adapter_digest
+        start, digests["adapter start"] = done[sources.start].adapter, done[sources.start].adapter_digest
+    elif sources.start_run:
+        start, digests["adapter start"] = adapter_of_run(sources.start_run, digests["model"])
     for name, trained in sources.models.items():
         digests[f"adapter {name}"] = done[trained].adapter_digest if trained else "none"
     return Inputs(
@@ -85,11 +85,23 @@ def gather(pipeline: Pipeline, stage: Stage, done: Mapping[int, Done], fingerpri
         prompts=prompts,
         revisions=tuple(done[number].folder for number in sources.revisions),
         preferences=tuple(done[number].folder for number in sources.preferences),
-        start=done[sources.start].adapter if sources.start else None,
+        start=start,
         models={name: done[number].adapter if number else None for name, number in sources.models.items()},
         remotes=sources.remotes,
         digests=digests,
     )
+
+
+def adapter_of_run(name: str, model: str) -> tuple[Path, str]:
+    """Another run's adapter and the digest of its weights. It must have been trained on what this run works with."""
+    final = find_final(name)
+    if final is None:
+        raise InputError(name, "there is no such run any more", None, "run it again, or start from another")
+    manifest = verify_manifest(final.adapter.parent)
+    if manifest.inputs["model"] != model:
+        problem = "was trained on another base model, quantisation, template or date than this run's"
+        raise InputError(name, problem, None, "give both runs the same `model`")
+    return final.adapter, _weights(manifest)
 
 
 def stage_digest(stage: Stage, version: int, inputs: Inputs) -> str:
@@ -133,9 +145,19 @@ def _names_of_models(stage: Stage, inputs: Inputs, desk: Desk) -> dict[str, str]
     """Fingerprint to name, of every model that a record of this stage may tell of."""
     names = {spec.fingerprint: name for name, spec in desk.remote_specs.items()}
     if stage.sources.local:
-        owned = {_owner(path): path for path in (inputs.start, *inputs.models.values()) if path}
+        owned = {_owner(path): path for path in inputs.models.values() if path}
+        if inputs.start:
+            owned[stage.sources.start_run or _owner(inputs.start)] = inputs.start
         names |= {desk.view(path).fingerprint: name for name, path in {BASE: None, **owned}.items()}
     return names
+
+
+def _weights(manifest: Manifest) -> str:
+    """Of an adapter's weights: the configuration beside them may name where its base lies."""
+    files = {name: fact.sha256 for name, fact in manifest.files.items() if name.startswith(f"{ADAPTER}/")}
+    weights = {name: sha256 for name, sha256 in files.items() if name.endswith(".safetensors")}
+    assert weights, f"{manifest.stage} has no adapter"
+    return digest(weights)
 
 
 def _owner(adapter: Path) -> str:

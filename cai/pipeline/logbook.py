@@ -14,6 +14,7 @@ from typing import Self
 
 from cai.errors import Interrupted
 from cai.files import write_atomic
+from cai.models.local.spec import ModelSpec
 from cai.pipeline.events import Event
 from cai.pipeline.inputs import constitution_facts
 from cai.pipeline.spec import Pipeline
@@ -62,16 +63,23 @@ class Logbook:
 
 
 def resolved(pipeline: Pipeline, commit: str | None = None) -> dict[str, object]:
-    """The pipeline with every default written out, the commit that its model's revision stood for when the run began,
-    and the constitution that it named."""
+    """The pipeline with every default written out, the commit that its model's revision stood for when the run began
+    or where a local base lies, and the constitution that it named."""
     spec = pipeline.spec.model_dump(mode="json", by_alias=True)
     stages = [{stage.kind: stage.config.model_dump(mode="json", by_alias=True)} for stage in pipeline.stages]
     return {
         "pipeline": {**spec, "stages": stages},
         **({"commit": commit} if commit else {}),
+        **_place(pipeline.model),
         "constitution": constitution_facts(pipeline.constitution),
         "versions": {"cai": version("cai")},
     }
+
+
+def _place(model: ModelSpec | None) -> dict[str, str]:
+    """Where a local base lies, in full: the pipeline may name it from where the run was started."""
+    local = model is not None and model.base != "tiny" and Path(model.base).is_dir()
+    return {"base_folder": str(Path(model.base).resolve())} if model is not None and local else {}
 
 
 def _yaml(data: dict[str, object]) -> str:

@@ -14,7 +14,7 @@ from cai.manifest import read_manifest, verify_manifest, write_manifest
 from cai.pipeline.configs import TRAINING
 from cai.pipeline.desk import Desk
 from cai.pipeline.events import Event
-from cai.pipeline.inputs import Done, Inputs, gather, stage_digest, stage_facts
+from cai.pipeline.inputs import Done, Inputs, adapter_of_run, gather, stage_digest, stage_facts
 from cai.pipeline.logbook import Logbook
 from cai.pipeline.pinning import pinned
 from cai.pipeline.plan import require_room
@@ -22,10 +22,9 @@ from cai.pipeline.sources import Stage
 from cai.pipeline.spec import Pipeline
 from cai.pipeline.stages import VERSIONS, run_stage
 from cai.pipeline.summary import summarise
+from cai.store.run_folder import RUNS
 
 __all__ = ["RUNS", "Event", "never", "run_folder", "run_pipeline"]
-
-RUNS = Path("runs")
 
 
 def never() -> bool:
@@ -48,9 +47,12 @@ def run_pipeline(
     local = [stage for stage in pipeline.stages if stage.sources.local]
     spec = pinned(pipeline, folder) if local else pipeline.model
     desk = Desk(spec, pipeline.remotes, folder, stop, check_memory=check_memory)
-    # A model or a key that is not there is refused before the folder is made.
+    # A model or a key that is not there, or another run's model on another base, is refused before the folder is made.
     if local:
         desk.fingerprint()
+    for stage in local:
+        if stage.sources.start_run:
+            adapter_of_run(stage.sources.start_run, desk.fingerprint())
     desk.check_keys()
     fresh = not folder.exists()
     if check_memory and fresh:

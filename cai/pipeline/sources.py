@@ -38,6 +38,8 @@ class Sources:
     revisions: tuple[int, ...] = ()
     preferences: tuple[int, ...] = ()
     start: int | None = None
+    start_run: str = ""
+    """What a stage of another run made, as `find_final` knows it, in place of `start`."""
     models: dict[str, int | None] = field(default_factory=dict)
     constitution: Use | None = None
     remotes: dict[str, str] = field(default_factory=dict)
@@ -75,11 +77,13 @@ def sources_of(config: StageConfig, before: Sequence[Stage], remotes: Collection
             if config.source is not None and config.source in remotes:
                 roles["answerer"] = config.source
             start = None if "answerer" in roles else _training_stage(config.source, before, remotes)
-            return Sources("train", start=start, constitution="judge", remotes=roles, local=len(roles) < 2)
+            other, local = _other_run(config.source), len(roles) < 2
+            return Sources("train", start=start, start_run=other, constitution="judge", remotes=roles, local=local)
         case SftStageConfig():
             return Sources(revisions=_required(before, "revise"))
         case DpoStageConfig():
-            return Sources(preferences=_preferences(config, before), start=_training_stage(config.source, before))
+            start, other = _training_stage(config.source, before), _other_run(config.source)
+            return Sources(preferences=_preferences(config, before), start=start, start_run=other)
         case EvaluateConfig():
             return Sources(prompts="test", models=_models(before), constitution="judge")
 
@@ -122,15 +126,26 @@ def _required(before: Sequence[Stage], kind: str) -> tuple[int, ...]:
     return numbers
 
 
+def _other_run(name: str | None) -> str:
+    """A slash makes it another run's."""
+    return name if name and "/" in name else ""
+
+
 def _training_stage(name: str | None, before: Sequence[Stage], remotes: Collection[str] = ()) -> int | None:
-    """The last training stage of this kind or name; without a name the last one at all; None for the base."""
+    """The last training stage of this kind or name; without a name the last one at all; None for the base
+    and for another run's."""
     trained = [stage for stage in before if stage.kind in TRAINING]
     if name is None:
         return trained[-1].number if trained else None
-    if name == BASE:
+    if name == BASE or _other_run(name):
         return None
     for stage in reversed(trained):
         if name in (stage.kind, stage.name):
             return stage.number
     known = [BASE, *dict.fromkeys(word for stage in trained for word in (stage.kind, stage.name)), *remotes]
-    raise NoSourceError("from", "must name an earlier training stage", name, f"known here: {', '.join(known)}")
+    raise NoSourceError(
+        "from",
+        "must name an earlier training stage",
+        name,
+        f"known here: {', '.join(known)}; RUN/STAGE is another run's",
+    )

@@ -17,6 +17,7 @@ from cai.errors import InputError
 from cai.models.local.spec import ModelSpec
 from cai.models.remote.spec import RemoteSpec
 from cai.pipeline.configs import KINDS, EvaluateConfig, PipelineSpec, PromptSet
+from cai.pipeline.final import find_final
 from cai.pipeline.overrides import with_overrides
 from cai.pipeline.prompts import EMBEDDED, embedded_prompts, read_prompts
 from cai.pipeline.sources import NoSourceError, Stage, sources_of
@@ -138,6 +139,9 @@ def _stages(document: Document, spec: PipelineSpec) -> tuple[Stage, ...]:
         if sources.local and spec.model is None:
             remedy = "add it, as in model: {base: tiny}, or name remote models for all roles of the stage"
             raise InputError(document.place(*at), f"stage '{kind}' needs the base, and model is missing", None, remedy)
+        if sources.start_run and find_final(sources.start_run) is None:
+            remedy = "name what another run made as RUN/STAGE, such as quickstart/sft"
+            raise InputError(document.place(*at, "from"), "there is no such run", sources.start_run, remedy)
         stages.append(Stage(i + 1, kind, config, sources))
     return tuple(stages)
 

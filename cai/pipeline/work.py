@@ -82,10 +82,10 @@ def works_of(pipeline: Pipeline, count: Counter) -> list[StageWork]:
     texts = texts_of(pipeline, count)
     made: dict[int, _Answers] = {}
     works: list[StageWork] = []
-    viewed: set[int] = set()
+    viewed: set[int | str] = set()
     for stage in pipeline.stages:
-        started = (stage.sources.start,) if isinstance(stage.config, PreferConfig) else ()
-        viewed |= {number for number in (*started, *stage.sources.models.values()) if number}
+        started = (stage.sources.start, stage.sources.start_run) if isinstance(stage.config, PreferConfig) else ()
+        viewed |= {made_by for made_by in (*started, *stage.sources.models.values()) if made_by}
         work = _work(stage, texts, made, len(viewed))
         works.append(work)
         if stage.kind not in TRAINING:
@@ -179,7 +179,8 @@ def _train(config: TrainConfig, stage: Stage, texts: Texts, rows: _Answers, adap
     each = 2 if stage.kind == "dpo" else 1
     sequences = min(max(1, config.micro_tokens // (each * length)), config.batch_size, max(1, rows.rows)) * each
     method: Method = "dpo" if stage.kind == "dpo" else "sft"
-    continued, scored = stage.sources.start is not None, sequences * rows.length
+    continued = stage.sources.start is not None or bool(stage.sources.start_run)
+    scored = sequences * rows.length
     batch = Training(method, sequences, length, scored, continued, config.checkpointing)
     mean = sum(texts.train) // len(texts.train) + rows.length
     passes = each * rows.rows * (config.epochs + (1 if method == "dpo" else 0))

@@ -60,6 +60,11 @@ def _paths(data: object) -> Iterator[tuple[str, str]]:
         found.append(("model.base", model.get("base")))
     for part, value in prompts.items() if isinstance(prompts, dict) else ():
         found.append((f"prompts.{part}", value.get("from") if isinstance(value, dict) else value))
+    stages = data.get("stages")
+    for i, stage in enumerate(stages if isinstance(stages, list) else ()):
+        for kind, settings in stage.items() if isinstance(stage, dict) else ():
+            # Another run, by its name or its folder.
+            found.append((f"stages.{i}.{kind}.from", settings.get("from") if isinstance(settings, dict) else None))
     yield from ((place, value) for place, value in found if isinstance(value, str) and value not in EMBEDDED)
 
 

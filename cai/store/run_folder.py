@@ -19,6 +19,10 @@ from cai.strict_yaml import read_yaml
 
 State = Literal["running", "done", "failed", "interrupted", "waiting"]
 RUN, EVENTS, STAGES, REPORT = "run.yaml", "events.jsonl", "stages", "report.html"
+ADAPTER = "adapter"
+"""Below a training stage's folder."""
+RUNS = Path("runs")
+"""Where runs lie that are called by name alone."""
 _ENDS: dict[str, State] = {"run_finished": "done", "run_failed": "failed", "run_interrupted": "interrupted"}
 
 

@@ -21,6 +21,7 @@ COMMANDS = (
     "constitution diff",
     "model",
     "model quantization",
+    "model export",
     "doctor",
     "init",
     "serve",

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -80,7 +81,9 @@ def test_no_pipeline_sends_this_machine_elsewhere(project: Path) -> None:
     assert "pipeline: models: is not taken from outside" in response.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("key", ["constitution", "prompts.train", "prompts.test.from", "model.base"])
+@pytest.mark.parametrize(
+    "key", ["constitution", "prompts.train", "prompts.test.from", "model.base", "stages.0.dpo.from"]
+)
 def test_no_pipeline_reaches_out_of_the_project(project: Path, key: str) -> None:
     (project / "link").symlink_to(project.parent)
     (project.parent / "outside.yaml").write_text("id: x")
@@ -91,12 +94,12 @@ def test_no_pipeline_reaches_out_of_the_project(project: Path, key: str) -> None
             "constitution": "constitution.yaml",
             "model": {"base": "tiny"},
             "prompts": {},
-            "stages": [],
+            "stages": [{"dpo": {}}],
         }
         *steps, last = key.split(".")
-        place: dict[str, object] = data
+        place: Any = data
         for step in steps:
-            place = place.setdefault(step, {})
+            place = place[int(step)] if isinstance(place, list) else place.setdefault(step, {})
         place[last] = path
         return post("/api/runs", {"pipeline": data})
 

@@ -67,6 +67,14 @@ class ChatFormat:
         self._check_length(len(ids) + 1)
         return ids
 
+    def prompt_text(self, messages: Sequence[Message]) -> str:
+        """The same as text."""
+        return self._text(messages, (), open_turn=True)
+
+    @property
+    def end_of_turn_text(self) -> str:
+        return str(self._tokenizer.convert_ids_to_tokens(self.end_of_turn))
+
     def encode(self, messages: Sequence[Message], completion: str, tools: Sequence[dict[str, object]] = ()) -> TokenRow:
         """The conversation and the answer to it, cut where the answer starts; the end of the turn is part of it."""
         prompt_ids = self._ids(self._text(messages, tools, open_turn=True))

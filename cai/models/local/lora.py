@@ -1,9 +1,11 @@
 """The typed adapter around PEFT: several LoRA adapters by name on one base model, switched without touching gradients.
 
-Adapters are injected into the base, never merged into it. Folders read and written here are plain PEFT folders.
+An adapter may have a scalar head. Adapters are injected into the base, never merged into it. Folders read and written
+here are plain PEFT folders; with a head, sequence-classification ones. What a head computes is `scoring`'s.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import warnings
@@ -13,22 +15,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
-from peft.functional import inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from transformers import PreTrainedModel
 
 from cai.errors import InputError
 from cai.files import write_atomic
+from cai.models.local import upstream  # noqa: F401
 from cai.models.local.spec import LoraSpec
+from cai.records import digest
 from cai.seeds import derive
 
+# isort: split
+# After `upstream`: peft imports bitsandbytes, which must not ask the hub for kernels.
+from peft import LoraConfig
+from peft.functional import inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+HEAD = "score.weight"
+"""The scalar head among an adapter's weights: the name that transformers gives it, and that is never quantised."""
 _PREFIX = "base_model.model."
 """What PEFT puts before every name in its files."""
 _PLAIN: Mapping[str, object] = {"use_dora": False, "bias": "none", "modules_to_save": None, "peft_type": "LORA"}
+_HEAD_MODULES = frozenset({"score", "classifier"})
+"""What PEFT itself lists as saved whole in a sequence-classification folder; only the first is ever there."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,6 +47,7 @@ class Origin:
     """The base that an adapter belongs to, as written into its folder."""
 
     base: str
+    """A hub id, or the name of a model that lies in a folder: never a path, which would mean nothing elsewhere."""
     revision: str | None
 
 
@@ -47,6 +59,7 @@ class Adapters:
         self._active: str | None = None
         self._configs: dict[str, LoraConfig] = {}
         self._layers: dict[str, Any] = {}
+        self._heads: dict[str, torch.nn.Parameter] = {}
 
     def add_fresh(self, name: str, shape: LoraSpec, seed: int) -> None:
         """A new adapter that changes nothing yet: A uniform as Kaiming has it, B zero; the same for the same seed."""
@@ -75,9 +88,11 @@ class Adapters:
                     parameter.zero_()
 
     def add_from(self, name: str, folder: Path) -> None:
-        """An adapter read from a PEFT folder."""
+        """An adapter read from a PEFT folder, with its head where it has one."""
         config, tensors = read_adapter(folder)
         self._inject(name, config)
+        if HEAD in tensors:
+            self._heads[name] = self._frozen(torch.zeros(1, self._width))
         try:
             self.load(name, tensors)
         except ValueError as error:
@@ -86,11 +101,27 @@ class Adapters:
                 str(folder / WEIGHTS), f"does not fit this base model: {error}", None, "use the base it was trained on"
             ) from error
 
+    def add_head(self, name: str, seed: int | None) -> None:
+        """Give an adapter a scalar head: normal with deviation 1/√(D + 1), as Stiennon et al. 2020 start a reward
+        model; zero where no seed is given, so that a value function starts by expecting nothing."""
+        head_1D = torch.zeros(1, self._width)
+        if seed is not None:
+            generator = torch.Generator().manual_seed(derive("head", seed))
+            head_1D.normal_(0, 1 / math.sqrt(self._width + 1), generator=generator)
+        self._heads[name] = self._frozen(head_1D)
+
+    def head(self, name: str) -> torch.nn.Parameter:
+        return self._heads[name]
+
+    def has_head(self, name: str) -> bool:
+        return name in self._heads
+
     def remove(self, name: str) -> None:
         if self._active == name:
             self._switch(None)
         for layer in self._layers.values():
             layer.delete_adapter(name)
+        self._heads.pop(name, None)
         del self._configs[name]
         del self._model.peft_config[name]
 
@@ -105,9 +136,31 @@ class Adapters:
         finally:
             self._switch(before)
 
+    @contextmanager
+    def training(self, name: str, dropout_seed: int | None) -> Iterator[None]:
+        """Run with this adapter, its dropout drawn from the seed; without a seed there is no dropout."""
+        if dropout_seed is None:
+            with self.speaking(name, dropout=False):
+                yield
+            return
+        devices = [self._model.device] if self._model.device.type == "cuda" else []
+        with self.speaking(name, dropout=True), torch.random.fork_rng(devices):
+            torch.manual_seed(dropout_seed)
+            yield
+
+    @contextmanager
+    def speaking(self, name: str, *, dropout: bool) -> Iterator[None]:
+        """Run with this adapter, with its dropout, drawn from where the generator stands, or without."""
+        with self.active(name):
+            self._set_dropout(name, dropout)
+            try:
+                yield
+            finally:
+                self._set_dropout(name, False)
+
     def parameters(self, name: str) -> dict[str, torch.nn.Parameter]:
-        """Every weight of one adapter, sorted by a name that does not contain the adapter's."""
-        found: dict[str, torch.nn.Parameter] = {}
+        """Every weight of one adapter, its head included, sorted by a name that does not contain the adapter's."""
+        found: dict[str, torch.nn.Parameter] = {HEAD: self._heads[name]} if name in self._heads else {}
         for path, layer in self._layers.items():
             if name in layer.lora_A:
                 found[f"{path}.lora_A.weight"] = layer.lora_A[name].weight
@@ -126,17 +179,21 @@ class Adapters:
             for key, parameter in parameters.items():
                 parameter.copy_(tensors[key])
 
-    def train(self, name: str, dropout: bool) -> None:
-        """Turn one adapter's dropout on or off; everything else stays in eval mode."""
-        for layer in self._layers.values():
-            if name in layer.lora_dropout:
-                layer.lora_dropout[name].train(dropout)
+    def state(self, name: str) -> dict[str, torch.Tensor]:
+        """A copy of one adapter's weights on the CPU."""
+        return {key: p.detach().cpu().clone() for key, p in self.parameters(name).items()}
+
+    def fingerprint(self, name: str) -> str:
+        """A digest of one adapter's weights as they are now."""
+        return digest({k: hashlib.sha256(p.numpy().tobytes()).hexdigest() for k, p in self.state(name).items()})
 
     def write(self, name: str, folder: Path, origin: Origin) -> None:
         """A plain PEFT folder: safetensors and one JSON file, the same bytes for the same values."""
         config: Any = self._configs[name]
         plain = {key: sorted(v) if isinstance(v, set) else v for key, v in config.to_dict().items()}
         plain |= {"base_model_name_or_path": origin.base, "revision": origin.revision, "inference_mode": True}
+        if name in self._heads:
+            plain |= {"task_type": "SEQ_CLS", "modules_to_save": [HEAD.partition(".")[0]]}
         tensors = {_PREFIX + key: p.detach().cpu().contiguous() for key, p in self.parameters(name).items()}
         write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
         write_atomic(folder / CONFIG, json.dumps(plain, indent=2, sort_keys=True) + "\n")
@@ -155,7 +212,22 @@ class Adapters:
         self._active = name
         self._switch(None)
 
+    @property
+    def _width(self) -> int:
+        return int(self._model.config.get_text_config().hidden_size)
+
+    def _frozen(self, values: torch.Tensor) -> torch.nn.Parameter:
+        return torch.nn.Parameter(values.to(self._model.device, torch.float32), requires_grad=False)
+
+    def _set_dropout(self, name: str, on: bool) -> None:
+        """One adapter's dropout; everything else stays in eval mode."""
+        for layer in self._layers.values():
+            if name in layer.lora_dropout:
+                layer.lora_dropout[name].train(on)
+
     def _switch(self, name: str | None) -> None:
+        # PEFT's layers pass over a name that they do not know, and the base would answer in its place.
+        assert name is None or name in self._configs, f"{name} was released"
         if name == self._active:
             return
         for layer in self._layers.values():
@@ -179,7 +251,9 @@ def read_adapter(folder: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
     """What a PEFT folder holds, names without PEFT's prefix. Anything but plain LoRA in safetensors is refused."""
     plain = read_config(folder)
     known = {f.name for f in dataclasses.fields(LoraConfig)}
-    fields = {key: value for key, value in plain.items() if key in known and key not in ("peft_type", "auto_mapping")}
+    # The head is a weight like the others here, not a module for PEFT to wrap.
+    apart = ("peft_type", "auto_mapping", "task_type", "modules_to_save")
+    fields = {key: value for key, value in plain.items() if key in known and key not in apart}
     try:
         config = LoraConfig(**fields)
         tensors = load_file(folder / WEIGHTS)
@@ -187,7 +261,16 @@ def read_adapter(folder: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
         raise InputError(str(folder / CONFIG), f"cannot be read as a LoRA adapter: {error}") from error
     except (SafetensorError, OSError) as error:
         raise InputError(str(folder / WEIGHTS), f"cannot be read: {error}", None, "restore or retrain it") from error
-    return config, {key.removeprefix(_PREFIX): tensor for key, tensor in tensors.items()}
+    named = {key.removeprefix(_PREFIX): tensor for key, tensor in tensors.items()}
+    if (HEAD in named) != scores(plain):
+        problem = f"has {'a' if HEAD in named else 'no'} {HEAD}, and {CONFIG} says task_type {plain.get('task_type')}"
+        raise InputError(str(folder / WEIGHTS), problem, None, "restore or retrain it")
+    return config, named
+
+
+def scores(plain: Mapping[str, object]) -> bool:
+    """Whether an adapter's configuration is one with a head."""
+    return plain.get("task_type") == "SEQ_CLS"
 
 
 def read_config(folder: Path) -> dict[str, object]:
@@ -207,6 +290,9 @@ def read_config(folder: Path) -> dict[str, object]:
         raise InputError(str(path), f"is not JSON: {error}") from error
     if not isinstance(plain, dict):
         raise InputError(str(path), "is not a JSON object")
+    modules = plain.get("modules_to_save")
+    if scores(plain) and isinstance(modules, list) and _HEAD_MODULES.issuperset(modules):
+        plain["modules_to_save"] = None
     for key, expected in _PLAIN.items():
         if plain.get(key, expected) != expected and plain.get(key):
             raise InputError(str(path), f"only plain LoRA is supported, and {key} is not", plain[key])

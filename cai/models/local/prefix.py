@@ -97,6 +97,12 @@ class Kept:
         self._by_block.clear()
         self._held = 0
 
+    def forget(self, owner: str) -> None:
+        """Drop what belongs to weights that are gone."""
+        for key in [key for key in self._entries if key[0] == owner]:
+            self._entries.move_to_end(key, last=False)
+            self._forget_oldest()
+
     def _forget_oldest(self) -> None:
         (owner, ids), states = self._entries.popitem(last=False)
         self._held -= states.nbytes

@@ -1,10 +1,9 @@
 """The roles that adapters play: a trainable policy and its frozen reference on one base model.
 
 The reference costs no second model: it is the base with the adapter off, or, when training goes on from an adapter, a
-frozen copy of that adapter. What is done with the log-probabilities is `cai.train`'s business.
+frozen copy of that adapter. Reward and value roles are `scorer`'s, what is done with the numbers `cai.train`'s.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -43,25 +42,19 @@ class Trainee:
     ) -> TokenLogps:
         """With gradients. Dropout is off, unless fine-tuning gives the seed to draw it from. With `checkpointing` the
         backward pass computes each layer again instead of having kept it."""
-        dropout = dropout_seed is not None
-        again = layers_computed_again(self._network.model, lambda: self._speaking(dropout=dropout))
-        with self._speaking(dropout=dropout), again if checkpointing else nullcontext():
-            if dropout_seed is None:
-                return completion_logps(self._network, rows)
-            devices = [self._network.device] if self._network.device.type == "cuda" else []
-            with torch.random.fork_rng(devices):
-                torch.manual_seed(dropout_seed)
-                return completion_logps(self._network, rows)
+        again = layers_computed_again(self._network.model, lambda: self._speaking(dropout=dropout_seed is not None))
+        with (
+            self._bench.lock,
+            self._adapters.training(self.policy, dropout_seed),
+            again if checkpointing else nullcontext(),
+        ):
+            return completion_logps(self._network, rows)
 
     @contextmanager
     def _speaking(self, *, dropout: bool) -> Iterator[None]:
-        """The policy's adapter is on, with dropout or without."""
-        with self._bench.lock, self._adapters.active(self.policy):
-            self._adapters.train(self.policy, dropout)
-            try:
-                yield
-            finally:
-                self._adapters.train(self.policy, dropout=False)
+        """The policy's adapter is on; what is dropped is drawn by whoever computes a layer again."""
+        with self._bench.lock, self._adapters.speaking(self.policy, dropout=dropout):
+            yield
 
     def reference_logps(self, rows: Sequence[TokenRow]) -> TokenLogps:
         """Without gradients, on the same kernel path as the policy."""
@@ -74,7 +67,7 @@ class Trainee:
 
     def state(self) -> dict[str, torch.Tensor]:
         """A copy of the weights on the CPU, for a checkpoint."""
-        return {name: p.detach().cpu().clone() for name, p in self.parameters().items()}
+        return self._adapters.state(self.policy)
 
     def load_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Go back to a `state`; `ValueError` names the first tensor that does not fit."""
@@ -85,5 +78,4 @@ class Trainee:
         self._adapters.write(self.policy, folder, self._origin)
 
     def _fingerprint(self) -> str:
-        values = {name: hashlib.sha256(p.numpy().tobytes()).hexdigest() for name, p in self.state().items()}
-        return digest([self._base_fingerprint, values])
+        return digest([self._base_fingerprint, self._adapters.fingerprint(self.policy)])

@@ -1,6 +1,7 @@
 """The workbench: the one resident base model of a process, and the roles it hands out as views of it.
 
-A role is the base, or an adapter on it; nothing is merged, nothing is loaded twice. Losses and loops are `cai.train`'s.
+A role is the base, or an adapter on it, which may have a scalar head; nothing is merged, nothing is loaded twice.
+Losses and loops are `cai.train`'s.
 """
 
 import os
@@ -9,18 +10,22 @@ import threading
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import torch
 
+from cai.errors import InputError
 from cai.files import sha256_of
+from cai.models.local.chat import ChatFormat
 from cai.models.local.finding import Found, find_model
 from cai.models.local.fitting import require_loadable
 from cai.models.local.loading import load, pick_device, replica_budget
-from cai.models.local.logprobs import TokenRow
-from cai.models.local.lora import WEIGHTS, Adapters, Origin, read_config
+from cai.models.local.logprobs import TokenRow, hidden_at
+from cai.models.local.lora import WEIGHTS, Adapters, Origin, read_config, scores
 from cai.models.local.prefix import Kept
 from cai.models.local.replica import Replicas
 from cai.models.local.roles import Trainee
+from cai.models.local.scorer import Scorer
 from cai.models.local.spec import LoraSpec, ModelSpec
 from cai.models.local.view import Bench, Limits, LocalModel
 from cai.records import Message, digest
@@ -43,7 +48,7 @@ def open_workbench(spec: ModelSpec, *, check_memory: bool = True) -> "Workbench"
 
 
 class Workbench:
-    """Owns the base model; hands out views and trainees."""
+    """Owns the base model; hands out views, trainees and scorers, as many as there is memory for."""
 
     def __init__(self, spec: ModelSpec, found: Found) -> None:
         self.spec = spec
@@ -56,7 +61,7 @@ class Workbench:
         self.limits = Limits()
         replicas = Replicas(self.network.model, replica_budget(self.device))
         self._bench = Bench(self._loaded, self._adapters, threading.RLock(), Kept(KEPT_BYTES), replicas, self.limits)
-        self._views: dict[str, LocalModel] = {}
+        self._views: dict[str, tuple[str, LocalModel]] = {}
         self._made = 0
         self.fingerprint = digest(
             [self._loaded.weights_digest, found.revision, spec.quantization, self._loaded.chat.fingerprint]
@@ -67,14 +72,16 @@ class Workbench:
         """The base, or the base with an adapter folder. The same folder's content gives the same view again."""
         if adapter is None:
             return LocalModel(self._bench, self._found.name, None, lambda: self.fingerprint)
+        _require(adapter, head=False)
         key = adapter_digest(adapter)
         if key not in self._views:
             name = self._new_name("view")
             with self._bench.lock:
                 self._adapters.add_from(name, adapter)
             fingerprint = digest([self.fingerprint, key])
-            self._views[key] = LocalModel(self._bench, f"{self._found.name}+{key[:8]}", name, lambda: fingerprint)
-        return self._views[key]
+            view = LocalModel(self._bench, f"{self._found.name}+{key[:8]}", name, lambda: fingerprint)
+            self._views[key] = name, view
+        return self._views[key][1]
 
     def encode(self, messages: Sequence[Message], completion: str, tools: Sequence[dict[str, object]] = ()) -> TokenRow:
         """A conversation and its answer as tokens; `RowError` when they cannot be told apart."""
@@ -83,8 +90,19 @@ class Workbench:
     def encode_prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()) -> tuple[int, ...]:
         return self._loaded.chat.encode_prompt(messages, tools)
 
+    def answer_logits(self, adapter: Path | None, row: TokenRow) -> torch.Tensor:
+        """The logits (T, V) from which each completion token was drawn, in fp32 on the CPU."""
+        self.view(adapter)
+        name = None if adapter is None else self._views[adapter_digest(adapter)][0]
+        sequence, start = (*row.prompt_ids, *row.completion_ids[:-1]), len(row.prompt_ids) - 1
+        with self._bench.lock, self._adapters.active(name), torch.inference_mode():
+            hidden_TD = hidden_at(self.network, [sequence], [range(start, len(sequence))])
+            return self.network.logits(hidden_TD).float().cpu()
+
     def trainee(self, start: Path | None, seed: int) -> Trainee:
         """A trainable adapter: a fresh one compared with the base, or a copy of `start` compared with `start`."""
+        if start is not None:
+            _require(start, head=False)
         policy, reference = self._new_name("policy"), None
         with self._bench.lock:
             if start is None:
@@ -93,21 +111,68 @@ class Workbench:
                 reference = self._new_name("reference")
                 self._adapters.add_from(policy, start)
                 self._adapters.add_from(reference, start)
-        base = self.spec.base if self._found.revision else str(self._found.folder)
-        origin = Origin(base, self._found.revision)
-        return Trainee(self._bench, (policy, reference), origin, self._found.name, self.fingerprint)
+        return Trainee(self._bench, (policy, reference), self.origin, self._found.name, self.fingerprint)
 
     def forget(self) -> None:
         """Drop what is kept of earlier calls, so that the next ones do not depend on them to the last bit."""
         with self._bench.lock:
             self._bench.kept.clear()
 
-    def release(self, trainee: Trainee) -> None:
-        """Forget a trainee's adapters; what it did not save is gone."""
+    def scorer(self, folder: Path) -> Scorer:
+        """A frozen reward or value model, read from the folder that a scoring trainee saved."""
+        _require(folder, head=True)
+        name = self._new_name("scorer")
         with self._bench.lock:
-            self._adapters.remove(trainee.policy)
-            if trainee.reference is not None:
-                self._adapters.remove(trainee.reference)
+            self._adapters.add_from(name, folder)
+        return Scorer(self._bench, name, self.origin, self.fingerprint, trains=False)
+
+    def scoring_trainee(self, start: Path | None, seed: int, head: Literal["drawn", "zero"] = "drawn") -> Scorer:
+        """A trainable scorer: on a fresh adapter or on a copy of `start`. It goes on with the head of `start`, and
+        where there is none begins with one drawn from the seed (a reward) or with zeros (a value)."""
+        name = self._new_name("scorer")
+        with self._bench.lock:
+            if start is None:
+                self._adapters.add_fresh(name, self.spec.lora, seed)
+            else:
+                self._adapters.add_from(name, start)
+            if not self._adapters.has_head(name):
+                self._adapters.add_head(name, seed if head == "drawn" else None)
+        return Scorer(self._bench, name, self.origin, self.fingerprint, trains=True)
+
+    def release(self, role: Trainee | Scorer | LocalModel) -> None:
+        """Forget a role's adapters; what it did not save is gone, and who still uses it is told so."""
+        with self._bench.lock:
+            for name in self._names(role):
+                self._adapters.remove(name)
+                self._bench.replicas.forget(name)
+                self._bench.kept.forget(name)
+
+    def _names(self, role: Trainee | Scorer | LocalModel) -> list[str]:
+        if isinstance(role, Trainee):
+            return [name for name in (role.policy, role.reference) if name is not None]
+        if isinstance(role, Scorer):
+            return [role.adapter]
+        keys = [key for key, (_, view) in self._views.items() if view is role]
+        return [self._views.pop(key)[0] for key in keys]
+
+    @property
+    def origin(self) -> Origin:
+        """What adapters say of their base: what somebody else can find, or the bare name of what lies in a folder."""
+        return Origin(self.spec.base if self._found.revision else self._found.name, self._found.revision)
+
+    @property
+    def base_folder(self) -> Path:
+        return self._found.folder
+
+    @property
+    def chat(self) -> ChatFormat:
+        """How conversations become tokens."""
+        return self._loaded.chat
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens that end a reply."""
+        return self._loaded.stop_ids
 
     def _new_name(self, role: str) -> str:
         self._made += 1
@@ -141,6 +206,14 @@ def adapter_digest(folder: Path) -> str:
     plain = read_config(folder)
     shape = {k: v for k, v in plain.items() if k not in ("base_model_name_or_path", "revision", "inference_mode")}
     return digest([sha256_of(folder / WEIGHTS), shape])
+
+
+def _require(folder: Path, *, head: bool) -> None:
+    """Refuse a folder that plays another part: one with a head does not speak, one without does not score."""
+    if scores(read_config(folder)) and not head:
+        raise InputError(str(folder), "is a scorer, which gives no answers", None, "give an adapter of an sft or dpo")
+    if head and not scores(read_config(folder)):
+        raise InputError(str(folder), "has no scalar head, so it gives no scores", None, "give a trained reward model")
 
 
 def _be_deterministic(device: str) -> None:
