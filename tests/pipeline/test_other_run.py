@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from cai.errors import InputError
+from cai.pipeline.configs import PreferConfig
 from cai.pipeline.runner import run_pipeline
+from cai.pipeline.sources import sources_of
 from cai.pipeline.spec import Pipeline
 
 Small = Callable[..., Pipeline]
@@ -55,3 +57,10 @@ def test_what_was_trained_on_another_base_is_refused_before_anything_is_written(
     with pytest.raises(InputError, match=r"quickstart/sft: was trained on another base model, .*; give both runs"):
         next(run_pipeline(pipeline, tmp_path / "new"))
     assert not (tmp_path / "new").exists()
+
+
+def test_what_another_run_made_may_sample_for_a_remote_judge() -> None:
+    config = PreferConfig.model_validate({"pairs": "samples", "from": "quickstart/sft", "judge": "teacher"})
+    sources = sources_of(config, [], ["teacher"])
+    assert (sources.start_run, sources.start, sources.remotes) == ("quickstart/sft", None, {"judge": "teacher"})
+    assert sources.local

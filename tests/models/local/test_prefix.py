@@ -55,6 +55,18 @@ def test_the_least_recently_used_states_go_when_the_budget_is_spent():
     assert kept.longest("base", texts[2]) is None
 
 
+def test_what_belongs_to_released_weights_goes_and_nothing_else():
+    text, other = tuple(range(2 * BLOCK)), tuple(range(100, 100 + 2 * BLOCK))
+    kept = Kept(3 * states(text).nbytes)
+    for owner, ids in (("base", text), ("gone", text), ("gone", other)):
+        kept.keep(owner, states(ids))
+    kept.forget("gone")
+    assert kept.longest("gone", text) is None and kept.longest("gone", other) is None
+    kept.keep("base", states(other))
+    kept.keep("new", states(text))
+    assert all(kept.longest(*each) is not None for each in (("base", text), ("base", other), ("new", text)))
+
+
 def test_texts_that_begin_alike_go_together_and_every_text_goes_once():
     beginning = tuple(range(2 * MIN_SHARED))
     alone = [(500 + n,) * 90 for n in range(MIN_GROUP)]

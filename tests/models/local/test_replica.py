@@ -60,6 +60,22 @@ def test_a_model_in_training_is_never_copied(adapted):
     assert trainee.view().choose([ChoiceRequest((Message("user", "hi"),), ("a", "b"))]) != before
 
 
+def test_a_released_adapter_leaves_no_copy_and_nothing_kept(adapted):
+    bench, folder = adapted("nf4")
+    view, words = bench.view(folder), "one two three four five six seven eight nine ten eleven twelve"
+    for speaker in (view, bench.view()):
+        speaker.generate([Request((Message("user", words),), Sampling(max_new_tokens=4))])
+    replicas, kept = bench._bench.replicas, bench._bench.kept
+    assert list(replicas._held) == [view._adapter]
+    assert {owner for owner, _ in kept._entries} == {"", view._adapter}
+    bench.release(view)
+    assert not replicas._held
+    assert {owner for owner, _ in kept._entries} == {""}
+    with pytest.raises(AssertionError, match="was released"):
+        view.choose([ChoiceRequest((Message("user", "hi"),), ("a", "b"))])
+    assert not replicas._held
+
+
 def test_only_as_many_copies_as_the_budget_has_room_for(adapted):
     bench, folder = adapted("nf4")
     bench.view(folder)
