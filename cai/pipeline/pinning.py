@@ -30,6 +30,6 @@ def _recorded(spec: ModelSpec, folder: Path) -> str | None:
     data = read_yaml(folder / RUN).data
     if not isinstance(data, dict):
         return None
-    model, commit = data.get("pipeline", {}).get("model", {}), data.get("commit")
+    model, commit = data.get("pipeline", {}).get("model") or {}, data.get("commit")
     same = (model.get("base"), model.get("revision")) == (spec.base, spec.revision)
     return str(commit) if same and commit else None

@@ -48,6 +48,14 @@ def test_a_run_that_goes_on_takes_the_same_commit_when_the_branch_has_moved(
     assert pinned(other, tmp_path).revision == SECOND, "another branch is looked up anew"
 
 
+def test_a_folder_whose_earlier_run_had_no_model_of_its_own_tells_no_commit(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stands_for(monkeypatch, FIRST)
+    (tmp_path / "run.yaml").write_text("pipeline: {model: null}\ncommit: null\n")
+    assert pinned(pipeline, tmp_path).revision == FIRST
+
+
 def test_whoever_talks_to_the_result_takes_that_commit_too(pipeline: Pipeline, tmp_path: Path) -> None:
     Logbook(pipeline, tmp_path, FIRST).__exit__(None, None, None)
     assert _spec(read_yaml(tmp_path / "run.yaml"), tmp_path).revision == FIRST
