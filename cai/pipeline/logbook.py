@@ -1,7 +1,7 @@
 """The files about a run as a whole: `run.yaml`, what it is, and `events.jsonl`, what it told and when.
 
 Both are for people and for `status`: no result is read from them, so only they hold times and places. The commit that
-a branch stood for is read back (`pinning`).
+a branch stood for is read back (`pinning`), and where a local base lay (`final`).
 """
 
 import io
@@ -78,8 +78,9 @@ def resolved(pipeline: Pipeline, commit: str | None = None) -> dict[str, object]
 
 def _place(model: ModelSpec | None) -> dict[str, str]:
     """Where a local base lies, in full: the pipeline may name it from where the run was started."""
-    local = model is not None and model.base != "tiny" and Path(model.base).is_dir()
-    return {"base_folder": str(Path(model.base).resolve())} if model is not None and local else {}
+    if model is None or model.base == "tiny" or not Path(model.base).is_dir():
+        return {}
+    return {"base_folder": str(Path(model.base).resolve())}
 
 
 def _yaml(data: dict[str, object]) -> str:
