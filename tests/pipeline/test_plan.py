@@ -13,6 +13,7 @@ from cai.models.local.memory import Generating, Judging, Training
 from cai.models.local.spec import ModelSpec
 from cai.models.tiny.weights import FOLDER
 from cai.pipeline import plan as planning
+from cai.pipeline import spec
 from cai.pipeline.plan import Plan, plan, plan_as_json, rates_of, require_room
 from cai.pipeline.plan_model import model_plan, model_plan_as_json
 from cai.pipeline.spec import Pipeline, load_pipeline
@@ -63,6 +64,17 @@ def test_the_largest_batches_are_those_of_the_engine(quickstart: Pipeline) -> No
     assert [work.adapters for work in works] == [0, 0, 0, 1, 1, 2]
 
 
+def test_what_another_run_made_needs_the_memory_that_a_stage_of_this_one_would(
+    quickstart: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = works_of(quickstart, token_counter(FOLDER))
+    monkeypatch.setattr(spec, "find_final", lambda _name: object())
+    overrides = ["stages.3.prefer.from=other/sft", "stages.4.dpo.from=other/sft"]
+    works = works_of(load_pipeline(QUICKSTART, overrides), token_counter(FOLDER))
+    assert [work.batches for work in works] == [work.batches for work in own]
+    assert [work.adapters for work in works] == [0, 0, 0, 1, 1, 3]
+
+
 def test_a_plan_is_json_and_its_numbers_add_up(made: Plan) -> None:
     told = json.loads(json.dumps(plan_as_json(made, card=8)))
     assert told["advice"] == ["all of it fits a card of 8 GB"]
@@ -92,8 +104,9 @@ def test_an_earlier_run_tells_the_time(quickstart: Pipeline, tmp_path: Path) -> 
 
 
 def test_a_run_that_does_not_fit_is_refused_with_the_nearest_setting(
-    quickstart: Pipeline, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    quickstart = load_pipeline(QUICKSTART, ["stages.4.dpo.micro_tokens=8192"])
     whole = plan(quickstart, "cpu")
     training = max(whole.stages, key=lambda stage: stage.bytes)
     room = training.bytes - whole.loading.of("before loading") - 1
