@@ -94,7 +94,7 @@ def full(bench: Bench, model: str = "tuned") -> dict[str, float]:
 def dpo_alone(bench: Bench, name: str) -> Pipeline:
     """Judged revisions and judged samples of the base itself, and DPO from the base on all of them."""
     sampled = {"prefer": {**_settings("prefer", 1), "from": "base"}}
-    trained = {"dpo": {**_settings("dpo"), "pairs": "all", "epochs": DPO_ALONE_EPOCHS}}
+    trained = {"dpo": {**_settings("dpo"), "epochs": DPO_ALONE_EPOCHS}}
     kept = [quickstart_stage("revise"), quickstart_stage("prefer"), sampled, trained, quickstart_stage("evaluate")]
     return bench.pipeline(name, stages=kept)
 

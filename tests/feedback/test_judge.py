@@ -66,6 +66,20 @@ def test_the_two_orders_are_averaged_by_hand() -> None:
     assert [verdict.p_first, verdict.p_first_swapped] == pytest.approx([0.9, 0.7])
 
 
+def test_in_every_one_of_many_pairs_the_answer_that_the_judge_prefers_is_chosen() -> None:
+    """Labels that are shuffled, or taken from another pair, would be right about half of the time."""
+    pairs = [
+        CandidatePair(new_prompt(f"question {n}"), *(f"good {n}", f"bad {n}")[:: 1 if n % 2 else -1], "revisions:1")
+        for n in range(60)
+    ]
+    prefers_good = judging(lambda first, _, __: 0.9 if first.startswith("good") else 0.1)
+    records = judge(pairs, TWO, prefers_good, JudgeSettings(), 17).records
+    assert [(r.prompt.messages[0].content, r.chosen, r.rejected) for r in records] == [
+        (f"question {n}", f"good {n}", f"bad {n}") for n in range(60)
+    ]
+    assert all(r.kind == "preferred" and r.p_chosen == pytest.approx(0.9) for r in records)
+
+
 def test_verdicts_are_about_the_chosen_answer_even_when_it_came_second() -> None:
     """The locksmith is chosen: shown first it has P(A) = 0.9; shown second P(B) = 1 - 0.4 = 0.6. Mean 0.75."""
     record = judged(by_table({(BRIEF.preference, "use a pick"): 0.4, (BRIEF.preference, "call a locksmith"): 0.9}))

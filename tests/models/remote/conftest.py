@@ -15,8 +15,8 @@ from tests.models.remote.fake_server import Asked, Plan, Served, running
 
 SHORT: dict[str, object] = {
     "connect_seconds": 2,
-    "idle_seconds": 0.5,
-    "call_seconds": 0.8,
+    "idle_seconds": 1.5,
+    "call_seconds": 2.5,
     "patience_seconds": 5,
     "max_bytes": 200_000,
 }

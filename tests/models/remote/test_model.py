@@ -104,7 +104,7 @@ def test_with_a_fifth_of_all_calls_failing_in_every_way_each_row_ends_once(serve
         ("second choice only", "unclear reply", "no choice has index 0"),
         ("wrong model", "wrong model", "'another-model' answered instead of 'small'"),
         ("error with 200", "server error", "oops"),
-        ("drip", "timeout", "no whole reply within 0.8 s"),
+        ("drip", "timeout", "no whole reply within 2.5 s"),
         ("hang", "timeout", "ReadTimeout"),
         ("endless", "too large", "more than 200000 bytes"),
     ],
