@@ -10,7 +10,6 @@ from cai.models.remote.budget import Tokens
 from tests.models.remote.conftest import Open, asking, texts
 from tests.models.remote.fake_server import Served
 
-
 PATIENT = {"idle_seconds": 30, "call_seconds": 60}
 """A call that a busy machine makes late must not be asked again where paid replies are counted."""
 
