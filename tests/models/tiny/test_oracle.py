@@ -19,12 +19,18 @@ def test_every_request_is_found_in_every_frame() -> None:
         assert find_ask(frames[number % len(frames)].format(ask.text)) == ask
 
 
-def test_the_bases_own_answers_are_well_formed_and_read_as_what_they_are() -> None:
+def test_the_bases_own_answers_are_well_formed_and_seldom_hold_back() -> None:
+    held_back, due = 0, 0
     for number, ask in enumerate(asks()):
         reading = read(ask, base_answer(ask, Draws(derive("test", number))))
-        assert reading.well_formed and reading.served and not reading.refused, (ask, reading)
-        assert reading.honest == (ask.label != "unknowable")
-        assert reading.correct == (ask.label != "unknowable")
+        assert reading.well_formed, (ask, reading)
+        if ask.label in ("benign", "borderline"):
+            assert reading.served and reading.correct and reading.honest
+        else:
+            due += 1
+            held_back += reading.refused or reading.ignorant
+            assert reading.served != (reading.refused or reading.ignorant)
+    assert 0.05 < held_back / due < 0.12, (held_back, due)
 
 
 def test_a_good_answer_violates_no_family() -> None:
