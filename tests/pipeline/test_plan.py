@@ -43,7 +43,7 @@ def test_calls_are_counted_as_the_stages_make_them(quickstart: Pipeline) -> None
     assert (revise.answers, revise.new_tokens) == (7000, 7000 * 64)
     assert (revisions.judgements, revisions.answers) == (2 * principles * 1000, 0)
     assert (samples.answers, samples.judgements) == (2000, 2 * principles * 1000)
-    assert (sft.updates, dpo.updates) == (8 * 32, 32)
+    assert (sft.updates, dpo.updates) == (8 * 32, 63)
     assert evaluate.answers == 3 * 880
     assert evaluate.judgements == 2 * principles * 400
 

@@ -11,6 +11,7 @@ import torch
 
 from bench.memory import BAR, JOBS, RESULTS, compared
 from cai.models.local import decode, logprobs, workbench
+from cai.models.local.attention import Pass
 from cai.models.local.logprobs import TokenRow
 from cai.models.local.memory import (
     GENERATE_ROWS,
@@ -52,11 +53,11 @@ def test_copies_adapters_and_cached_positions_are_told_to_the_byte(open_bench, m
     assert bench.dense_bytes == 4 * sum(linear.size for linear in shape.linears)
     trainee = bench.trainee(None, 1)
     assert sum(p.numel() for p in trainee.parameters().values()) == adapter_parameters(shape, LoraSpec(rank=4))
-    cache = bench.network.new_cache()
+    made: list[torch.Tensor] = []
     with torch.no_grad():
-        bench.network.hidden(bench.network.tensor([[1, 2, 3, 4, 5]] * 3), cache=cache)
-    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    assert held == 15 * cache_bytes(Setup(shape, device="cpu"))
+        at = torch.arange(5)[None]
+        bench.network.pass_over(bench.network.tensor([[1, 2, 3, 4, 5]] * 3), at, Pass(at, made=made))
+    assert sum(layer.nbytes for layer in made) == 15 * cache_bytes(Setup(shape, device="cpu"))
 
 
 @pytest.mark.parametrize(("kind", "config"), [("Llama", {}), ("Llama", {"num_key_value_heads": 4}), ("Qwen3", {})])
