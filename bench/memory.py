@@ -19,7 +19,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cai.models.local.memory import Generating, Judging, Setup, Training, need
+from cai.models.local.memory import (
+    KEPT_BYTES,
+    PASS_TOKENS,
+    Generating,
+    Judging,
+    Setup,
+    Training,
+    cache_bytes,
+    need,
+)
 from cai.models.local.shape import Shape, shape_of
 from cai.models.local.spec import LoraSpec, ModelSpec, Quantization
 
@@ -63,8 +72,6 @@ JOBS = (
     Job("tiny", "none", "generate", 64, 32, 480),
     Job("tiny", "none", "dpo", 16, 64, 192),
     Job("tiny", "nf4", "dpo", 16, 64, 192),
-    Job("13M", "none", "load"),
-    Job("13M", "nf4", "load"),
     Job("13M", "none", "generate", 64, 32, 480),
     Job("13M", "nf4", "generate", 64, 32, 480),
     Job("13M", "none", "judge", 64, 256, 0),
@@ -126,10 +133,11 @@ def estimated(job: Job, shape: Shape, device: str, *, dense: bool) -> int:
     kind: Literal["cpu", "cuda"] = "cpu" if device == "cpu" else "cuda"
     setup = Setup(shape, job.quantization, kind, LORA, dense_copies=dense)
     length = job.prompt + job.reply
+    kept = min(KEPT_BYTES, job.rows * length * cache_bytes(setup))
     works = {
         "load": None,
-        "generate": Generating(job.rows, job.prompt, job.reply),
-        "judge": Judging(job.rows, length),
+        "generate": Generating(job.rows, job.prompt, job.reply, kept=kept),
+        "judge": Judging(min(job.rows, PASS_TOKENS // max(1, length)), length),
         "sft": Training("sft", job.rows, length, job.rows * job.reply),
         "dpo": Training("dpo", job.rows, length, job.rows * job.reply),
     }
@@ -186,11 +194,13 @@ def _do(job: Job, folder: str, device: str) -> "Workbench":
 
 
 def _generate(bench: "Workbench", rows: "list[TokenRow]", reply: int) -> None:
-    from cai.models.local.decode import DecodeRow, decode
+    from cai.models.local.decode import DecodeRow, Memory, decode
+    from cai.models.local.prefix import Kept
     from cai.models.protocol import Sampling
 
     sampling = Sampling(max_new_tokens=reply)
-    decode(bench.network, [DecodeRow(row.prompt_ids, sampling, i) for i, row in enumerate(rows)], _never)
+    asked = [DecodeRow(row.prompt_ids, sampling, i) for i, row in enumerate(rows)]
+    decode(bench.network, asked, _never, Memory(Kept(KEPT_BYTES), "bench"))
 
 
 def _never(_row: int, _ids: object) -> bool:
@@ -306,7 +316,8 @@ def _kept(results: list[dict[str, object]]) -> list[dict[str, object]]:
     before = json.loads(RESULTS.read_text())["results"] if RESULTS.exists() else []
     named = {str(each["name"]): each for each in [*before, *results]}
     order = {job.name: i for i, job in enumerate(JOBS)}
-    told = sorted(named.values(), key=lambda each: order.get(str(each["name"]).partition(" on ")[0], len(order)))
+    known = [name for name in named if name.partition(" on ")[0] in order]
+    told = [named[name] for name in sorted(known, key=lambda name: order[name.partition(" on ")[0]])]
     RESULTS.parent.mkdir(exist_ok=True)
     packages = ("torch", "transformers", "peft", "bitsandbytes")
     machine = {"processor": platform.machine(), "libc": " ".join(platform.libc_ver())}

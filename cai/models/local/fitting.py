@@ -10,6 +10,7 @@ from pathlib import Path
 from cai.errors import InputError
 from cai.models.local.memory import (
     GIB,
+    REPLICA_SHARE,
     Device,
     Generating,
     Judging,
@@ -62,9 +63,13 @@ def cards_for(needed: int) -> tuple[int, ...]:
 
 
 def setup_for(spec: ModelSpec, shape: Shape, device: Device, memory: int) -> Setup:
-    """The model as the loader holds it on this device; `memory` is all that a CPU's machine has."""
-    dense = device == "cpu" and spec.quantization == "nf4" and keeps_dense_copies(shape.bound, memory)
-    return Setup(shape, spec.quantization, device, spec.lora, dense_copies=dense)
+    """The model as the loader holds it on this device; `memory` is all that a CPU's machine has. A GPU's replicas take
+    only of what is left, so they are no need."""
+    if device == "cuda":
+        return Setup(shape, spec.quantization, device, spec.lora)
+    dense = spec.quantization == "nf4" and keeps_dense_copies(shape.bound, memory)
+    replicas = 0 if spec.quantization == "int8" else memory // REPLICA_SHARE // (4 * shape.linear)
+    return Setup(shape, spec.quantization, device, spec.lora, dense_copies=dense, replicas=replicas)
 
 
 def nearest(setup: Setup, work: Work | None, room: int) -> Nearest | None:

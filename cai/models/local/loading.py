@@ -18,7 +18,7 @@ from cai.files import sha256_of, write_atomic
 from cai.models.local.chat import ChatFormat
 from cai.models.local.finding import Found
 from cai.models.local.machine import total_memory
-from cai.models.local.memory import keeps_dense_copies
+from cai.models.local.memory import REPLICA_SHARE, keeps_dense_copies
 from cai.models.local.network import Network
 from cai.models.local.spec import ModelSpec
 from cai.models.local.upstream import keep_dense_copies, load_network, load_tokenizer
@@ -80,7 +80,7 @@ def pick_device(wanted: str) -> str:
 
 def replica_budget(device: str) -> int:
     """Bytes that dense copies of adapted weights may take: an eighth of a machine's memory, a third of a GPU's rest."""
-    return total_memory() // 8 if device == "cpu" else torch.cuda.mem_get_info(device)[0] // 3
+    return total_memory() // REPLICA_SHARE if device == "cpu" else torch.cuda.mem_get_info(device)[0] // 3
 
 
 def weights_digest(folder: Path) -> str:

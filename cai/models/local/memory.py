@@ -26,12 +26,14 @@ PREFILL_TOKENS = 4096
 """New positions of one pass over prompts; `decode` says the same."""
 KEPT_BYTES = 512 << 20
 """Keys and values that are kept for later calls; the workbench says the same."""
-PASS_TOKENS = 16_384
-"""Padded tokens of one pass without gradients; `logprobs` says the same."""
+PASS_TOKENS = 8192
+"""New positions of one pass of judgements; `choices` says the same."""
 TILE_LOGITS = 1 << 25
 """Logits held at once; `logprobs` says the same."""
 DENSE_SHARE = 4
 """A CPU keeps fp32 copies of 4-bit weights when they take at most this fraction (1/4) of the machine's memory."""
+REPLICA_SHARE = 8
+"""The fraction (1/8) of a machine's memory that dense replicas of adapted weights may take on a CPU."""
 
 _VERBS: dict[Phase, str] = {"load": "loading", "generate": "generating", "judge": "judging", "train": "training"}
 _BLOCK, _NESTED_BLOCK = 64, 256
@@ -40,11 +42,6 @@ _LAYER_CODES = 4 * 16 + 4 * 256 + 4
 """Bytes beside each 4-bit matrix: its code book, that of its scales, and the mean of its scales."""
 _CONTEXT: dict[Device, int] = {"cpu": 520 << 20, "cuda": 640 << 20}
 """What is taken before the first weight: interpreter and libraries, or the CUDA context with cuBLAS workspaces."""
-_GAPS = 1.15
-"""On a CPU, what glibc leaves unused for each byte of a tensor that a forward pass keeps: between two that are kept lie
-those that were let go, and an aligned block never fits in a hole of its own size."""
-_OWN_MAPPING = 32 << 20
-"""From this size on a block has a mapping of its own, and leaves no gap: glibc's largest M_MMAP_THRESHOLD."""
 _ADAPTERS: dict[Method, tuple[int, int]] = {"sft": (1, 1), "dpo": (2, 1), "ppo": (4, 2)}
 """Adapters that a method holds, and how many of them it trains. PPO: policy and value, reference and reward."""
 
@@ -86,8 +83,8 @@ class Setup:
     """Adapters that are resident whatever is done: those that views speak through."""
     dense_copies: bool = False
     """Whether 4-bit weights have an fp32 copy beside them, as on a CPU with room for it."""
-    replica: bool = False
-    """Whether the linear layers have a dense copy beside them, for faster generation."""
+    replicas: int = 0
+    """How many adapters may have a dense replica of the linear layers while they generate or judge."""
 
     @property
     def width(self) -> int:
@@ -143,9 +140,9 @@ def need(setup: Setup, work: Work | None = None) -> PhaseNeed:
         case None:
             return PhaseNeed("load", _present((*_resident(setup), Part("reading", _reading(setup)))))
         case Generating():
-            return PhaseNeed("generate", _present((*_resident(setup), *_generating(setup, work))))
+            return PhaseNeed("generate", _present((*_asked(setup), *_generating(setup, work))))
         case Judging():
-            return PhaseNeed("judge", _present((*_resident(setup), *_judging(setup, work))))
+            return PhaseNeed("judge", _present((*_asked(setup), *_judging(setup, work))))
         case Training():
             return PhaseNeed("train", _present((*_resident(setup), *_training(setup, work))))
 
@@ -158,7 +155,7 @@ def weight_bytes(shape: Shape, quantization: Quantization, width: int) -> int:
     """The base itself, to the byte. Embeddings, head and norms are never quantised."""
     plain = shape.plain * width
     if quantization == "none":
-        return plain + sum(linear.size for linear in shape.linears) * width
+        return plain + shape.linear * width
     if quantization == "int8":
         return plain + sum(linear.size + 4 * linear.outputs for linear in shape.linears)
     return plain + sum(four_bit_bytes(linear.size) for linear in shape.linears)
@@ -188,7 +185,7 @@ def cache_bytes(setup: Setup) -> int:
 
 
 def _resident(setup: Setup) -> tuple[Part, ...]:
-    shape, linear = setup.shape, sum(each.size for each in setup.shape.linears)
+    shape, linear = setup.shape, setup.shape.linear
     dense = 4 * linear if setup.dense_copies and setup.quantization == "nf4" else 0
     # In fp32 a CPU uses embeddings and norms where they lie in the mapped file, and what else was read of it stays.
     mapped = 4 * linear if setup.device == "cpu" and setup.quantization != "none" and shape.stored_width == 4 else 0
@@ -197,9 +194,14 @@ def _resident(setup: Setup) -> tuple[Part, ...]:
         Part("weights", weight_bytes(shape, setup.quantization, setup.width)),
         Part("weight file, mapped", mapped),
         Part("fp32 copies of 4-bit weights", dense),
-        Part("dense replica", setup.width * linear if setup.replica else 0),
         Part("adapters", 4 * setup.adapters * adapter_parameters(shape, setup.lora)),
     )
+
+
+def _asked(setup: Setup) -> tuple[Part, ...]:
+    """What is held while a model is asked: replicas too, which go when training begins."""
+    count = min(setup.replicas, setup.adapters)
+    return (*_resident(setup), Part("dense replicas", count * setup.width * setup.shape.linear))
 
 
 def _reading(setup: Setup) -> int:
@@ -257,7 +259,6 @@ def _training(setup: Setup, work: Training) -> tuple[Part, ...]:
         Part("gradients", trained * adapter),
         Part("optimizer", 2 * trained * adapter),
         Part("activations", saved),
-        Part("gaps between tensors", _gaps(setup, tokens, saved)),
         Part("under way", max(head, _backward_bytes(setup, tokens))),
     )
 
@@ -281,17 +282,6 @@ def saved_bytes(setup: Setup) -> int:
     if setup.quantization == "int8":
         inputs += setup.width * (2 * shape.width + queries + shape.inner)
     return norms + attention + gate + ranks + inputs
-
-
-def _gaps(setup: Setup, tokens: int, saved: int) -> int:
-    if setup.device != "cpu":
-        return 0
-    shape = setup.shape
-    if 4 * tokens * shape.inner < _OWN_MAPPING:
-        return int(_GAPS * saved)
-    wide = 4 * 4 * shape.inner * shape.layers * tokens
-    narrow = saved - wide if 4 * tokens * shape.width < _OWN_MAPPING else 0
-    return int(_GAPS * max(0, narrow))
 
 
 def _backward_bytes(setup: Setup, tokens: int) -> int:

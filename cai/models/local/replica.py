@@ -40,6 +40,9 @@ class Replicas:
     def forget(self, adapter: str) -> None:
         self._held.pop(adapter, None)
 
+    def clear(self) -> None:
+        self._held.clear()
+
     def _of(self, adapter: str | None) -> dict[Any, torch.Tensor]:
         if adapter is None or any(_base(layer).weight.dtype == torch.int8 for layer in self._layers()):
             return {}

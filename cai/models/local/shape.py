@@ -59,8 +59,13 @@ class Shape:
     """Bytes of one stored number."""
 
     @property
+    def linear(self) -> int:
+        """Parameters of the linear layers, which can be quantised and adapted."""
+        return sum(each.size for each in self.linears)
+
+    @property
     def parameters(self) -> int:
-        return self.plain + sum(linear.size for linear in self.linears)
+        return self.plain + self.linear
 
     @property
     def bound(self) -> int:

@@ -19,6 +19,7 @@ from cai.files import sha256_of
 from cai.models.local.chat import ChatFormat
 from cai.models.local.finding import Found, find_model
 from cai.models.local.fitting import require_loadable
+from cai.models.local.heap import hand_back_large_blocks
 from cai.models.local.loading import load, pick_device, replica_budget
 from cai.models.local.logprobs import TokenRow, hidden_at
 from cai.models.local.lora import WEIGHTS, Adapters, Origin, read_config, scores
@@ -44,6 +45,8 @@ def open_workbench(spec: ModelSpec, *, check_memory: bool = True) -> "Workbench"
     if check_memory:
         require_loadable(spec, found.folder, device)
     _be_deterministic(device)
+    if device == "cpu":
+        hand_back_large_blocks()
     return Workbench(spec, found)
 
 
@@ -104,6 +107,7 @@ class Workbench:
         if start is not None:
             _require(start, head=False)
         policy, reference = self._new_name("policy"), None
+        self._make_room()
         with self._bench.lock:
             if start is None:
                 self._adapters.add_fresh(policy, self.spec.lora, seed)
@@ -130,6 +134,7 @@ class Workbench:
         """A trainable scorer: on a fresh adapter or on a copy of `start`. It goes on with the head of `start`, and
         where there is none begins with one drawn from the seed (a reward) or with zeros (a value)."""
         name = self._new_name("scorer")
+        self._make_room()
         with self._bench.lock:
             if start is None:
                 self._adapters.add_fresh(name, self.spec.lora, seed)
@@ -173,6 +178,12 @@ class Workbench:
     def stop_ids(self) -> frozenset[int]:
         """The tokens that end a reply."""
         return self._loaded.stop_ids
+
+    def _make_room(self) -> None:
+        """Training needs the memory of what only made generation faster."""
+        with self._bench.lock:
+            self._bench.kept.clear()
+            self._bench.replicas.clear()
 
     def _new_name(self, role: str) -> str:
         self._made += 1

@@ -130,7 +130,16 @@ def test_more_rows_longer_rows_and_more_bits_never_need_less(llama: Shape) -> No
         for quantization, more in (("nf4", "int8"), ("int8", "none")):
             assert need(Setup(llama, quantization), work).bytes < need(Setup(llama, more), work).bytes
         assert need(Setup(llama), work).bytes <= need(Setup(llama), replace(work, rows=16)).bytes
-        assert need(Setup(llama), None).bytes <= need(Setup(llama, replica=True), None).bytes
+
+
+def test_as_many_replicas_as_adapters_and_no_more_than_are_allowed_are_held_while_a_model_is_asked(
+    llama: Shape,
+) -> None:
+    for adapters, replicas, held in ((0, 3, 0), (2, 3, 2), (2, 1, 1)):
+        setup = Setup(llama, device="cpu", adapters=adapters, replicas=replicas)
+        for work in (Judging(1, 8), Generating(1, 8, 8)):
+            assert need(setup, work).of("dense replicas") == held * 4 * llama.linear
+        assert not need(setup, Training("sft", 1, 8, 8)).of("dense replicas")
 
 
 def test_the_peak_is_the_largest_phase(llama: Shape) -> None:

@@ -76,6 +76,18 @@ def test_a_released_adapter_leaves_no_copy_and_nothing_kept(adapted):
     assert not replicas._held
 
 
+def test_training_takes_the_room_of_replicas_and_of_what_is_kept(adapted):
+    bench, folder = adapted("nf4")
+    words = "one two three four five six seven eight nine ten eleven twelve"
+    for role in (lambda: bench.trainee(folder, 1), lambda: bench.scoring_trainee(folder, 1)):
+        bench.view(folder).generate([Request((Message("user", words),), Sampling(max_new_tokens=4))])
+        assert bench._bench.replicas._held
+        assert bench._bench.kept._entries
+        role()
+        assert not bench._bench.replicas._held
+        assert not bench._bench.kept._entries
+
+
 def test_only_as_many_copies_as_the_budget_has_room_for(adapted):
     bench, folder = adapted("nf4")
     bench.view(folder)
