@@ -132,7 +132,7 @@ def test_more_rows_longer_rows_and_more_bits_never_need_less(llama: Shape) -> No
         assert need(Setup(llama), work).bytes <= need(Setup(llama), replace(work, rows=16)).bytes
 
 
-def test_as_many_replicas_as_adapters_and_no_more_than_are_allowed_are_held_while_a_model_is_asked(
+def test_while_a_model_is_asked_each_adapter_has_a_replica_as_far_as_that_is_allowed(
     llama: Shape,
 ) -> None:
     for adapters, replicas, held in ((0, 3, 0), (2, 3, 2), (2, 1, 1)):
