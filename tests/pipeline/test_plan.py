@@ -106,7 +106,7 @@ def test_an_earlier_run_tells_the_time(quickstart: Pipeline, tmp_path: Path) -> 
 def test_a_run_that_does_not_fit_is_refused_with_the_nearest_setting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    quickstart = load_pipeline(QUICKSTART, ["stages.4.dpo.micro_tokens=32768"])
+    quickstart = load_pipeline(QUICKSTART, ["stages.4.dpo.micro_tokens=32768", "stages.4.dpo.batch_size=64"])
     whole = plan(quickstart, "cpu")
     training = max(whole.stages, key=lambda stage: stage.bytes)
     room = training.bytes - whole.loading.of("before loading") - 1
