@@ -4,8 +4,9 @@
 
 Models are the embedded one and random Llamas of 13 M and 100 M parameters. A process warms up on a small piece of the
 same work, so that libraries are there, notes what it has, and then does the work: on a CPU the peak is that of its
-resident memory (VmHWM), on a GPU that of torch's allocator. What is compared is what came on top. The last line is JSON
-for programs; the table also goes to bench/results/memory.json, where `--only` replaces the named lines.
+resident memory (VmHWM), with memory handed back as where it is scarce; on a GPU that of torch's allocator. What is
+compared is what came on top. The last line is JSON for programs; the table also goes to bench/results/memory.json,
+where `--only` replaces the named lines.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cai.models.local.heap import hand_back_large_blocks
 from cai.models.local.memory import (
     KEPT_BYTES,
     PASS_TOKENS,
@@ -160,6 +162,8 @@ def measured_here(job: Job, folder: str, device: str) -> dict[str, float]:
 
     import torch
 
+    if device == "cpu":
+        hand_back_large_blocks()
     warm = replace(job, rows=2, prompt=4, reply=4)
     _do(warm, "tiny", device)
     before = _reset(device)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cai.errors import InputError
 from cai.models.local.fitting import Nearest, advice, cards_for, fits, gib, nearest, require, room_of, setup_for
+from cai.models.local.heap import save_memory_if_scarce
 from cai.models.local.lengths import token_counter
 from cai.models.local.machine import free_memory, total_memory
 from cai.models.local.memory import Device, PhaseNeed, Setup, need, peak
@@ -98,9 +99,9 @@ def nearest_of(made: Plan, stage: StagePlan, room: int) -> Nearest | None:
     return nearest(_with_adapters(made.setup, stage.work), work, room)
 
 
-def require_room(pipeline: Pipeline, stages: Sequence[Stage]) -> None:
-    """Refuse a run of which one of these stages does not fit in the memory that is free now. What cannot be estimated
-    is let through."""
+def make_room(pipeline: Pipeline, stages: Sequence[Stage], *, check: bool = True) -> None:
+    """Refuse a run of which one of these stages does not fit in the memory that is free now, and go easy on memory
+    where it just fits. What cannot be estimated is let through; so is, without `check`, what does not fit."""
     if not stages or pipeline.model is None:
         return
     from cai.models.local.loading import pick_device
@@ -113,8 +114,11 @@ def require_room(pipeline: Pipeline, stages: Sequence[Stage]) -> None:
     # Interpreter and libraries, or the context of a GPU, are there already.
     room = free_memory(where) + made.loading.of("before loading")
     wanted = {stage.name for stage in stages}
-    for stage in made.stages:
-        if stage.work.stage in wanted and stage.bytes > room:
+    ahead = [stage for stage in made.stages if stage.work.stage in wanted]
+    if where == "cpu":
+        save_memory_if_scarce(max(stage.bytes for stage in ahead), room)
+    for stage in ahead:
+        if check and stage.bytes > room:
             place = f"{pipeline.path}: stage {stage.work.stage}"
             require(place, where, peak(stage.needs), room, nearest_of(made, stage, room))
 

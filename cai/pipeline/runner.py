@@ -17,7 +17,7 @@ from cai.pipeline.events import Event
 from cai.pipeline.inputs import Done, Inputs, adapter_of_run, gather, stage_digest, stage_facts
 from cai.pipeline.logbook import Logbook
 from cai.pipeline.pinning import pinned
-from cai.pipeline.plan import require_room
+from cai.pipeline.plan import make_room
 from cai.pipeline.sources import Stage
 from cai.pipeline.spec import Pipeline
 from cai.pipeline.stages import VERSIONS, run_stage
@@ -55,12 +55,12 @@ def run_pipeline(
             adapter_of_run(stage.sources.start_run, desk.fingerprint())
     desk.check_keys()
     fresh = not folder.exists()
-    if check_memory and fresh:
-        require_room(pipeline, local)
+    if fresh:
+        make_room(pipeline, local, check=check_memory)
     with folder_lock(folder), desk:
         done = _done_already(pipeline, folder, desk)
-        if check_memory and not fresh:
-            require_room(pipeline, [stage for stage in local if stage.number not in done])
+        if not fresh:
+            make_room(pipeline, [stage for stage in local if stage.number not in done], check=check_memory)
         with Logbook(pipeline, folder, desk.spec.revision if desk.spec else None) as logbook:
             for event in _events(pipeline, folder, desk, done):
                 logbook.note(event, desk.facts)

@@ -14,7 +14,7 @@ from cai.models.local.spec import ModelSpec
 from cai.models.tiny.weights import FOLDER
 from cai.pipeline import plan as planning
 from cai.pipeline import spec
-from cai.pipeline.plan import Plan, plan, plan_as_json, rates_of, require_room
+from cai.pipeline.plan import Plan, make_room, plan, plan_as_json, rates_of
 from cai.pipeline.plan_model import model_plan, model_plan_as_json
 from cai.pipeline.spec import Pipeline, load_pipeline
 from cai.pipeline.work import works_of
@@ -111,15 +111,19 @@ def test_a_run_that_does_not_fit_is_refused_with_the_nearest_setting(
     training = max(whole.stages, key=lambda stage: stage.bytes)
     room = training.bytes - whole.loading.of("before loading") - 1
     monkeypatch.setattr(planning, "free_memory", lambda _device: room)
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(planning, "save_memory_if_scarce", lambda *numbers: asked.append(numbers))
     with pytest.raises(InputError) as caught:
-        require_room(quickstart, quickstart.stages)
+        make_room(quickstart, quickstart.stages)
     told = str(caught.value)
     assert f"stage {training.work.stage}: training needs " in told
     assert "; set micro_tokens: " in told
     assert told.endswith("--no-memory-check tries it all the same")
-    require_room(quickstart, [stage for stage in quickstart.stages if stage.name != training.work.stage])
+    make_room(quickstart, [stage for stage in quickstart.stages if stage.name != training.work.stage])
+    make_room(quickstart, quickstart.stages, check=False)
     monkeypatch.setattr(planning, "free_memory", lambda _device: room + 1)
-    require_room(quickstart, quickstart.stages)
+    make_room(quickstart, quickstart.stages)
+    assert (training.bytes, training.bytes) in asked, "the largest stage's need, and the room for it"
 
 
 def test_a_model_that_is_elsewhere_is_planned_from_its_configuration(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from cai.files import sha256_of
 from cai.models.local.chat import ChatFormat
 from cai.models.local.finding import Found, find_model
 from cai.models.local.fitting import require_loadable
-from cai.models.local.heap import hand_back_large_blocks
 from cai.models.local.loading import load, pick_device, replica_budget
 from cai.models.local.logprobs import TokenRow, hidden_at
 from cai.models.local.lora import WEIGHTS, Adapters, Origin, read_config, scores
@@ -45,8 +44,6 @@ def open_workbench(spec: ModelSpec, *, check_memory: bool = True) -> "Workbench"
     if check_memory:
         require_loadable(spec, found.folder, device)
     _be_deterministic(device)
-    if device == "cpu":
-        hand_back_large_blocks()
     return Workbench(spec, found)
 
 
