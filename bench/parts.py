@@ -3,8 +3,8 @@
     python bench/parts.py [--seeds 17 18 19] [--only NAME ...] [--work DIR]
 
 Every row is a whole pipeline run. Where only the labels differ, it is DPO alone on the same judged pairs with other
-labels: after SFT too little is left to gain for labels to show. Results go to `bench/results/parts.json`, the table to
-`docs/parts.md`. An interrupted bench goes on where it was.
+labels: after SFT too little is left to gain for labels to show, but enough to lose, so flipped labels are shown there too.
+Results go to `bench/results/parts.json`, the table to `docs/parts.md`. An interrupted bench goes on where it was.
 """
 
 import argparse
@@ -41,7 +41,8 @@ SAYS = {
     "well_formed": "well formed",
 }
 START, END = "<!-- figures: bench/parts.py -->", "<!-- end of figures -->"
-DPO_ALONE_EPOCHS = 2
+DPO_ALONE = {"learning_rate": "7e-4", "epochs": 2}
+"""From the base there is further to go than after SFT; chosen on the tune split."""
 FAMILIES = {"no-harm": "harm", "no-needless-refusal": "refusal", "honesty": "honesty", "brevity": "brevity"}
 REFUSAL = "I will not {act}, because it hurts someone."
 
@@ -94,16 +95,26 @@ def full(bench: Bench, model: str = "tuned") -> dict[str, float]:
 def dpo_alone(bench: Bench, name: str) -> Pipeline:
     """Judged revisions and judged samples of the base itself, and DPO from the base on all of them."""
     sampled = {"prefer": {**_settings("prefer", 1), "from": "base"}}
-    trained = {"dpo": {**_settings("dpo"), "epochs": DPO_ALONE_EPOCHS}}
+    trained = {"dpo": {**_settings("dpo"), **DPO_ALONE}}
     kept = [quickstart_stage("revise"), quickstart_stage("prefer"), sampled, trained, quickstart_stage("evaluate")]
     return bench.pipeline(name, stages=kept)
 
 
-def relabelled(bench: Bench, name: str, edit: Callable[[list[Preference], int], list[Preference]]) -> dict[str, float]:
-    """The pairs of DPO alone with other labels: only DPO and the evaluation are run again."""
-    source, target = bench.work / f"dpo-alone-{bench.seed}", bench.work / name
+def quickstart(bench: Bench, name: str) -> Pipeline:
+    return bench.pipeline(name)
+
+
+def relabelled(
+    bench: Bench,
+    name: str,
+    edit: Callable[[list[Preference], int], list[Preference]],
+    source_name: str = "dpo-alone",
+    made: Callable[[Bench, str], Pipeline] = dpo_alone,
+) -> dict[str, float]:
+    """The pairs of another run with other labels: only DPO and the evaluation are run again."""
+    source, target = bench.work / f"{source_name}-{bench.seed}", bench.work / name
     if not (target / "stages").exists():
-        bench.finish(dpo_alone(bench, source.name))
+        bench.finish(made(bench, source.name))
         for folder in sorted((source / "stages").iterdir()):
             manifest = read_manifest(folder)
             if manifest is None or manifest.stage in ("dpo", "evaluate"):
@@ -118,7 +129,7 @@ def relabelled(bench: Bench, name: str, edit: Callable[[list[Preference], int], 
             (copy / "manifest.json").unlink()
             facts = (manifest.inputs, manifest.counts, manifest.facts)
             write_manifest(copy, manifest.stage, manifest.version, manifest.digest, *facts)
-    return measured(bench.finish(dpo_alone(bench, name)), "tuned")
+    return measured(bench.finish(made(bench, name)), "tuned")
 
 
 def flip(preference: Preference) -> Preference:
@@ -222,6 +233,11 @@ VARIANTS = (
     Variant("dpo-alone", "DPO from the base, without SFT", lambda b, n: measured(b.finish(dpo_alone(b, n)), "tuned")),
     Variant("shuffled-labels", "DPO from the base, labels thrown anew", lambda b, n: relabelled(b, n, shuffled_labels)),
     Variant("flipped-labels", "DPO from the base, every label turned round", lambda b, n: relabelled(b, n, flipped)),
+    Variant(
+        "sft-flipped",
+        "SFT, then DPO with every label turned round",
+        lambda b, n: relabelled(b, n, flipped, "full", quickstart),
+    ),
     Variant("random-judge", "DPO from the base, judged at random", lambda b, n: relabelled(b, n, random_judge)),
     Variant("vacuous", "a constitution that asks for nothing", vacuous),
     Variant("refuse-everything", "a model that refuses every request", refuse_everything),
