@@ -10,9 +10,8 @@ of 32 and 64; ours computes the 1,500 tokens once and goes on from each turn's o
 import argparse
 from collections.abc import Callable, Sequence
 
-import torch
 from measure import compared, median_seconds, report
-from models import network_of, small_llama, texts
+from models import Ids, generated, network_of, small_llama, texts
 from transformers import LlamaForCausalLM
 
 from cai.models.local.decode import DecodeRow, Memory, decode
@@ -22,7 +21,6 @@ from cai.models.protocol import Sampling
 
 SHARED, TURN = 1500, 24
 GREEDY = Sampling(temperature=0, max_new_tokens=TURN)
-Ids = tuple[int, ...]
 
 
 def main() -> None:
@@ -37,7 +35,9 @@ def main() -> None:
     ours_once = conversation(lambda prompts, memory: ours(network, prompts, memory), few_shot[0], critiques, revisions)
     ways: dict[str, Callable[[], list[list[Ids]]]] = {"ours": lambda: ours_once(asked)}
     for width in (32, 64):
-        peer = conversation(lambda prompts, _, w=width: theirs(model, prompts, w), few_shot[0], critiques, revisions)  # type: ignore[misc]
+        peer = conversation(
+            lambda prompts, _, w=width: generated(model, prompts, w, TURN), few_shot[0], critiques, revisions
+        )  # type: ignore[misc]
         ways[f"generate at {width}"] = lambda peer=peer: peer(asked)  # type: ignore[misc]
     told = {name: way() for name, way in ways.items()}
     same = sum(a == b for a, b in zip(told["ours"], told["generate at 32"], strict=True))
@@ -69,23 +69,13 @@ def conversation(
     return run
 
 
+def without_memory(model: LlamaForCausalLM, width: int, prompts: list[Ids], _memory: Memory) -> list[Ids]:
+    return generated(model, prompts, width, TURN)
+
+
 def ours(network: Network, prompts: Sequence[Ids], memory: Memory) -> list[Ids]:
     rows = [DecodeRow(prompt, GREEDY, 0) for prompt in prompts]
     return [decoded.ids for decoded in decode(network, rows, lambda *_: False, memory)]
-
-
-def theirs(model: LlamaForCausalLM, prompts: Sequence[Ids], width: int) -> list[Ids]:
-    found: dict[int, Ids] = {}
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    for start in range(0, len(order), width):
-        batch = order[start : start + width]
-        longest = max(len(prompts[i]) for i in batch)
-        ids = torch.tensor([[*[0] * (longest - len(prompts[i])), *prompts[i]] for i in batch])
-        mask = torch.tensor([[*[0] * (longest - len(prompts[i])), *[1] * len(prompts[i])] for i in batch])
-        with torch.inference_mode():
-            out = model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=TURN, pad_token_id=0)
-        found |= {i: tuple(answer) for i, answer in zip(batch, out[:, longest:].tolist(), strict=True)}
-    return [found[i] for i in range(len(prompts))]
 
 
 if __name__ == "__main__":

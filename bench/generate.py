@@ -1,4 +1,4 @@
-"""Generating answers: our step loop against transformers' `generate` and `generate_batch`, greedy, the same tokens.
+"""Generating answers: our step loop against transformers' `generate`, greedy, the same tokens.
 
     python bench/generate.py [--repeats 5]
 
@@ -13,8 +13,7 @@ from collections.abc import Sequence
 
 import torch
 from measure import compared, median_seconds, report
-from models import network_of, small_llama, texts
-from transformers import LlamaForCausalLM
+from models import Ids, generated, network_of, small_llama, texts
 
 from cai.models.local.attention import Pass, Slots
 from cai.models.local.decode import MAX_ROWS, DecodeRow, decode
@@ -24,7 +23,6 @@ from cai.models.protocol import Sampling
 LONGEST, MEAN = 128, 48
 WIDTHS = (32, 64, 128)
 GREEDY = Sampling(temperature=0, max_new_tokens=LONGEST)
-Ids = tuple[int, ...]
 
 
 def main() -> None:
@@ -43,10 +41,10 @@ def main() -> None:
 
     answers = ours(prompts)
     tokens = sum(map(len, answers))
-    agreeing = sum(a == b for a, b in zip(answers, theirs(model, prompts, stops, 64), strict=True))
+    agreeing = sum(a == b for a, b in zip(answers, generated(model, prompts, 64, LONGEST, stops), strict=True))
     print(f"{tokens} tokens in {len(prompts)} answers; {agreeing} of them are the same to the last token", flush=True)
     ways = {"ours": lambda: ours(prompts), "twice": lambda: ours([*prompts, *texts(len(prompts), 20, 300, seed=2)])}
-    ways |= {f"generate at {w}": lambda w=w: theirs(model, prompts, stops, w) for w in WIDTHS}  # type: ignore[misc]
+    ways |= {f"generate at {w}": lambda w=w: generated(model, prompts, w, LONGEST, stops) for w in WIDTHS}  # type: ignore[misc]
     seconds = median_seconds(ways, options.repeats)
     best = min((f"generate at {width}" for width in WIDTHS), key=lambda name: seconds[name])
     floor = floor_seconds(network, prompts, tokens)
@@ -55,11 +53,8 @@ def main() -> None:
         compared(f"tokens/s against {best}", rate, tokens / seconds[best], 2.0, round(floor / seconds["ours"], 3)),
         compared("twice the rows: time of one half over the other", 2 * seconds["ours"], seconds["twice"], 2 / 2.1),
     ]
-    batched = batch_seconds(model, prompts, stops)
-    if batched is not None:
-        results.append(compared("tokens/s against generate_batch", rate, tokens / batched, 2.0))
     facts = {"seconds": seconds, "floor_seconds": floor, "tokens": tokens, "agreeing": agreeing, "rows": len(prompts)}
-    report("generate", results, {**facts, "generate_batch_seconds": batched})
+    report("generate", results, facts)
 
 
 def natural_stops(network: Network, prompts: Sequence[Ids]) -> frozenset[int]:
@@ -75,44 +70,6 @@ def natural_stops(network: Network, prompts: Sequence[Ids]) -> frozenset[int]:
         stops.add(said[number])
         lengths = [min(n, uses.get(said[number], n)) for n, uses in zip(lengths, first_use, strict=True)]
     return frozenset(stops)
-
-
-def theirs(model: LlamaForCausalLM, prompts: Sequence[Ids], stops: frozenset[int], width: int) -> list[Ids]:
-    """transformers' `generate` on left-padded batches of prompts of like length."""
-    found: dict[int, Ids] = {}
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    for start in range(0, len(order), width):
-        batch = order[start : start + width]
-        longest = max(len(prompts[i]) for i in batch)
-        ids = torch.tensor([[*[0] * (longest - len(prompts[i])), *prompts[i]] for i in batch])
-        mask = torch.tensor([[*[0] * (longest - len(prompts[i])), *[1] * len(prompts[i])] for i in batch])
-        with torch.inference_mode():
-            out = model.generate(
-                ids,
-                attention_mask=mask,
-                do_sample=False,
-                max_new_tokens=LONGEST,
-                eos_token_id=sorted(stops),
-                pad_token_id=0,
-            )
-        for i, answer in zip(batch, out[:, longest:].tolist(), strict=True):
-            end = next((k for k, token in enumerate(answer, 1) if token in stops), len(answer))
-            found[i] = tuple(answer[:end])
-    return [found[i] for i in range(len(prompts))]
-
-
-def batch_seconds(model: LlamaForCausalLM, prompts: Sequence[Ids], stops: frozenset[int]) -> float | None:
-    """One round of transformers' continuous batching; nothing where this build cannot run it."""
-    from transformers import GenerationConfig
-
-    config = GenerationConfig(do_sample=False, max_new_tokens=LONGEST, eos_token_id=min(stops), pad_token_id=0)
-    start = time.perf_counter()
-    try:
-        model.generate_batch([list(prompt) for prompt in prompts], generation_config=config, progress_bar=False)
-    except Exception as error:  # noqa: BLE001 - whatever the peer raises, the bench says so and goes on
-        print(f"generate_batch does not run here: {type(error).__name__}: {error}", flush=True)
-        return None
-    return time.perf_counter() - start
 
 
 def floor_seconds(network: Network, prompts: Sequence[Ids], tokens: int) -> float:

@@ -14,15 +14,13 @@ from itertools import product
 
 import torch
 from measure import Result, compared, median_seconds, report
-from models import network_of, small_llama, texts
-from transformers import LlamaForCausalLM
+from models import Ids, generated, network_of, small_llama, texts
 
 from cai.models.local.choices import choice_logps
 from cai.models.local.network import Network
 
 LABELS = ((40,), (41,))
 VERDICT_TOKENS = 16
-Ids = tuple[int, ...]
 
 
 def main() -> None:
@@ -41,7 +39,7 @@ def main() -> None:
             {
                 "ours": lambda v=verdicts: ours(network, v),  # type: ignore[misc]
                 **{
-                    f"generate at {w}": lambda v=sample, w=w: theirs(model, v, w)  # type: ignore[misc]
+                    f"generate at {w}": lambda v=sample, w=w: generated(model, v, w, VERDICT_TOKENS)  # type: ignore[misc]
                     for w in (1, 32, 64)
                 },
             },
@@ -72,17 +70,6 @@ def judgements(few_shot: Ids, pairs: int) -> list[Ids]:
 def ours(network: Network, verdicts: Sequence[Ids]) -> list[list[float]]:
     with torch.inference_mode():
         return choice_logps(network, [(verdict, LABELS) for verdict in verdicts])
-
-
-def theirs(model: LlamaForCausalLM, verdicts: Sequence[Ids], width: int) -> None:
-    order = sorted(verdicts, key=len, reverse=True)
-    for start in range(0, len(order), width):
-        batch = order[start : start + width]
-        longest = max(map(len, batch))
-        ids = torch.tensor([[*[0] * (longest - len(prompt)), *prompt] for prompt in batch])
-        mask = torch.tensor([[*[0] * (longest - len(prompt)), *[1] * len(prompt)] for prompt in batch])
-        with torch.inference_mode():
-            model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=VERDICT_TOKENS, pad_token_id=0)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
-"""Small models with random weights for the benches: a Llama of 13 M parameters with a vocabulary of 32,000."""
+"""What the speed benches share: a random Llama of 13 M parameters with a vocabulary of 32,000, and the peer's way."""
+
+from collections.abc import Sequence
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cai.models.local.network import Network
+
+Ids = tuple[int, ...]
 
 
 def small_llama(context: int = 4096) -> LlamaForCausalLM:
@@ -28,8 +32,34 @@ def network_of(model: LlamaForCausalLM) -> Network:
     return Network(model, "the bench's own model")
 
 
-def texts(count: int, shortest: int, longest: int, seed: int) -> list[tuple[int, ...]]:
+def texts(count: int, shortest: int, longest: int, seed: int) -> list[Ids]:
     """Random ids of random lengths."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(shortest, longest + 1, (count,), generator=generator).tolist()
     return [tuple(torch.randint(10, 32_000, (n,), generator=generator).tolist()) for n in lengths]
+
+
+def generated(
+    model: LlamaForCausalLM, prompts: Sequence[Ids], width: int, new_tokens: int, stops: frozenset[int] = frozenset()
+) -> list[Ids]:
+    """transformers' `generate`, greedy, on left-padded batches of prompts of like length."""
+    found: dict[int, Ids] = {}
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    for start in range(0, len(order), width):
+        batch = order[start : start + width]
+        longest = max(len(prompts[i]) for i in batch)
+        ids = torch.tensor([[*[0] * (longest - len(prompts[i])), *prompts[i]] for i in batch])
+        mask = torch.tensor([[*[0] * (longest - len(prompts[i])), *[1] * len(prompts[i])] for i in batch])
+        with torch.inference_mode():
+            out = model.generate(
+                ids,
+                attention_mask=mask,
+                do_sample=False,
+                max_new_tokens=new_tokens,
+                eos_token_id=sorted(stops) or None,
+                pad_token_id=0,
+            )
+        for i, answer in zip(batch, out[:, longest:].tolist(), strict=True):
+            end = next((k for k, token in enumerate(answer, 1) if token in stops), len(answer))
+            found[i] = tuple(answer[:end])
+    return [found[i] for i in range(len(prompts))]

@@ -3,8 +3,9 @@
     python bench/parts.py [--seeds 17 18 19] [--only NAME ...] [--work DIR]
 
 Every row is a whole pipeline run. Where only the labels differ, it is DPO alone on the same judged pairs with other
-labels: after SFT too little is left to gain for labels to show, but enough to lose, so flipped ones are shown there too.
-Results go to `bench/results/parts.json`, the table to `docs/parts.md`. An interrupted bench goes on where it was.
+labels: after SFT too little is left to gain for labels to show. There is something to lose, so flipped labels are also
+shown there. Results go to `bench/results/parts.json`, the table to `docs/parts.md`. An interrupted bench goes on where
+it was.
 """
 
 import argparse
