@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
 from cai.constitution import frames
 from cai.models.tiny.corpus import Lesson, lesson
@@ -208,14 +208,26 @@ def write(folder: Path, recipe: Recipe) -> None:
 
 
 def _loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
-    """Weighted cross-entropy of the learned tokens, summed; only their positions pass through the head."""
-    # Rows are padded on the right, where a causal model does not look.
-    hidden_BTD = model.model(batch.ids_BT).last_hidden_state
+    """Weighted cross-entropy of the learned tokens, summed; the others' positions end at the last layer's keys."""
     weights_BT = batch.weights_BT[:, 1:]
     chosen_BT = weights_BT > 0
-    logits_NV = model.lm_head(hidden_BTD[:, :-1][chosen_BT])
+    logits_NV = model.lm_head(_hidden_at(model.model, batch.ids_BT[:, :-1], chosen_BT))
     losses_N = torch.nn.functional.cross_entropy(logits_NV.float(), batch.ids_BT[:, 1:][chosen_BT], reduction="none")
     return (losses_N * weights_BT[chosen_BT]).sum()
+
+
+def _hidden_at(model: LlamaModel, ids_BT: torch.Tensor, chosen_BT: torch.Tensor) -> torch.Tensor:
+    """The model's last hidden states at the chosen positions: behind the last attention nothing else is needed."""
+    hidden_BTD = model.embed_tokens(ids_BT)
+    rotary = model.rotary_emb(hidden_BTD, torch.arange(ids_BT.shape[1])[None])
+    *layers, last = model.layers
+    for layer in layers:
+        # Rows are padded on the right, where a causal model does not look.
+        hidden_BTD = layer(hidden_BTD, position_embeddings=rotary)
+    attended_BTD, _ = last.self_attn(last.input_layernorm(hidden_BTD), position_embeddings=rotary, attention_mask=None)
+    hidden_ND = (hidden_BTD + attended_BTD)[chosen_BT]
+    normed_ND: torch.Tensor = model.norm(hidden_ND + last.mlp(last.post_attention_layernorm(hidden_ND)))
+    return normed_ND
 
 
 def _pad(rows: list[Row]) -> Batch:
