@@ -5,6 +5,7 @@ writes files: `journal` does.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import types
@@ -172,7 +173,7 @@ def _restore(kind: object, value: object, place: str) -> object:
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise ValueError(f"{place}: expected an object, got {value!r}")
-        hints = typing.get_type_hints(kind)
+        hints = _hints(kind)
         unknown, known = value.keys() - hints.keys(), [f for f in dataclasses.fields(kind) if f.name in value]
         if unknown:
             raise ValueError(f"{place}: unknown field {min(unknown)!r}")
@@ -198,3 +199,9 @@ def _restore(kind: object, value: object, place: str) -> object:
     if not isinstance(expected, type) or not isinstance(value, expected):
         raise ValueError(f"{place}: expected {getattr(expected, '__name__', expected)}, got {value!r}")
     return value
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, object]:
+    # Resolving the annotations anew for each record takes more time than all the rest of reading it.
+    return typing.get_type_hints(kind)

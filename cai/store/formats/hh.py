@@ -1,0 +1,28 @@
+"""hh-rlhf's rows: two whole transcripts that differ in their last answer."""
+
+from cai.records import Message, Preference
+from cai.store.formats import messages as chats
+from cai.store.formats.columns import Named, preference_columns, preference_from
+from cai.store.formats.rows import UNFIT, BadRowError, Columns, answer_text, last_answer, text_in, waiting_prompt
+
+
+def is_hh(row: Columns) -> bool:
+    return chats.is_transcript(row.get("chosen")) and chats.is_transcript(row.get("rejected"))
+
+
+def read_hh(row: Columns, source: str) -> Preference:
+    said = {field: chats.transcript_in(text_in(row, field), field) for field in ("chosen", "rejected")}
+    if said["chosen"][:-1] != said["rejected"][:-1]:
+        raise BadRowError("rejected", "differs from chosen before the last answer", None, "different prompts")
+    chosen, rejected = (answer_text(last_answer(turns, field), field) for field, turns in said.items())
+    return preference_from(row, waiting_prompt(said["chosen"][:-1], "chosen", (), source), chosen, rejected)
+
+
+def write_hh(row: Preference, named: Named) -> list[Columns]:
+    if row.prompt.tools:
+        raise BadRowError("tools", "the layout has no place for tools", None, UNFIT)
+    whole = {
+        field: chats.as_transcript((*row.prompt.messages, Message("assistant", text)))
+        for field, text in (("chosen", row.chosen), ("rejected", row.rejected))
+    }
+    return [{**whole, **preference_columns(row, named)}]

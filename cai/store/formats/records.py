@@ -1,0 +1,31 @@
+"""Rows in our own layout: a record of this project on each line, as a run or an import wrote it."""
+
+from cai.records import Preference, from_dict
+from cai.store.formats.rows import Answered, BadRowError, Columns
+
+
+def is_record(row: Columns) -> bool:
+    prompt = row.get("prompt")
+    return (
+        isinstance(prompt, dict)
+        and prompt.keys() >= {"id", "messages"}
+        and bool({"verdicts", "completion"} & row.keys())
+    )
+
+
+def read_record(row: Columns, source: str) -> Preference | Answered:  # noqa: ARG001 - the record knows its source
+    kind = Preference if "verdicts" in row else Answered
+    if kind is Answered:
+        # The supervised stage's examples say more about themselves than an answer has fields for.
+        known = ("prompt", "completion", "label", "origin")
+        origin = row.get("origin") or row.get("kind") or ""
+        row = {**{name: row[name] for name in known if name in row}, "origin": origin}
+    try:
+        return from_dict(kind, row)
+    except ValueError as error:
+        raise BadRowError(*_split(str(error))) from None
+
+
+def _split(message: str) -> tuple[str, str]:
+    place, _, problem = message.partition(": ")
+    return place.partition(".")[2] or "record", problem or message
