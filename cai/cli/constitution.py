@@ -1,4 +1,4 @@
-"""`cai constitution lint|show|diff`: what a constitution says, what is wrong with it, and what changed.
+"""`cai constitution lint|show|diff|import`: what a constitution says, what is wrong with it, and what changed.
 
 Exit codes of `lint`: 0 nothing worse than a warning, 1 an error was found (with `--strict`, a warning too), 2 a file
 cannot be used. Of `diff`: 0, or with `--strict` 1 when the version did not take the step that the changes call for.
@@ -93,6 +93,35 @@ def diff(
         _print_diff(changes)
     if strict and changes.warning:
         raise typer.Exit(1)
+
+
+@constitution_app.command("import")
+def import_file(
+    file: Annotated[Path, typer.Argument(help="The paper's JSON, llm-swarm's JSON, or Markdown.")],
+    out: Annotated[Path, typer.Option("--out", help="The constitution's new file.", show_default=False)],
+    name: Annotated[str, typer.Option("--id", help="The constitution's id; the file's name if not said.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Write a constitution from principles in another layout, and say what was changed."""
+    from cai.constitution.importers import import_constitution
+    from cai.constitution.lint import lint
+    from cai.errors import InputError
+    from cai.files import write_atomic
+
+    if out.exists():
+        raise InputError(str(out), "exists already", None, "name a new file")
+    made = import_constitution(file, name)
+    write_atomic(out, made.text)
+    findings = lint(made.constitution)
+    counts = {s: sum(f.severity == s for f in findings) for s in ("error", "warning", "advice")}
+    if as_json:
+        count = len(made.constitution.principles)
+        print_json({"file": str(out), "layout": made.layout, "principles": count, "notes": made.notes, "lint": counts})
+        return
+    _say(f"{out}: {_count(len(made.constitution.principles), 'principle')} from {made.layout}")
+    for note in made.notes:
+        _say(f"  {note}")
+    _say(f"`cai constitution lint {out}` has {counts['error']} errors and {counts['warning']} warnings")
 
 
 def _released(file: Path, given: Path | None) -> "Released":

@@ -10,6 +10,7 @@ import typer
 
 from cai.cli.chat import chat
 from cai.cli.constitution import constitution_app
+from cai.cli.data import data_app
 from cai.cli.doctor import doctor
 from cai.cli.init import init
 from cai.cli.inspect import status, trace
@@ -37,6 +38,7 @@ app.command("revise")(revise)
 app.command("chat")(chat)
 app.add_typer(constitution_app, name="constitution")
 app.add_typer(model_app, name="model")
+app.add_typer(data_app, name="data")
 app.command("doctor")(doctor)
 app.command("init")(init)
 app.command("serve")(serve)

@@ -80,11 +80,16 @@ def import_file(path: Path, out: Path, layout: str = "") -> Imported:
 
 def _closed(out: Path, inputs: int, reasons: Counter[str]) -> int:
     """The number of records, counted from the file, after the ledger was found to close."""
-    outputs, rejects = (sum(1 for _ in open(out / name, "rb")) for name in (RECORDS, REJECTS))
+    outputs, rejects = (_lines(out / name) for name in (RECORDS, REJECTS))
     if inputs != outputs + rejects or rejects != reasons.total():
         told = f"{inputs} rows became {outputs} records and {rejects} rejects"
         raise CaiError(f"{out}: {told}; rows were lost or doubled, which is an error in this program")
     return outputs
+
+
+def _lines(path: Path) -> int:
+    with open(path, "rb") as handle:
+        return sum(1 for _ in handle)
 
 
 def _converted(

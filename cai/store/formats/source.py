@@ -63,7 +63,7 @@ def _no_number(name: str) -> float:
 
 def _opened(path: Path) -> BinaryIO:
     try:
-        handle = open(path, "rb")
+        handle = open(path, "rb")  # noqa: SIM115 - the caller closes it
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror})", None, "name a readable file") from error
     packed = handle.read(2) == b"\x1f\x8b"

@@ -1,0 +1,170 @@
+"""Whether a text reads like prose, or like spam, repetition, boilerplate or word salad: features and a small model.
+
+The features are of form: how words follow each other, how much is said twice, which signs it uses. The weights are
+made by `quality_make` from text that the project wrote and from text that is generated. Where the features cannot
+tell (a few words, code, another language than English) only repetition is judged.
+"""
+
+import functools
+import itertools
+import json
+import math
+import re
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cai.feedback.filters.looking import Finding, Row, Sieve, answers_of
+
+WEIGHTS = Path(__file__).with_name("quality.json")
+CLASSES = ("prose", "spam", "repetition", "boilerplate", "salad")
+THRESHOLD = 0.8
+"""How sure the model must be that a text is no prose: what is taken out wrongly is lost."""
+MIN_WORDS = 20
+
+FUNCTION_WORDS = frozenset(
+    """
+    a an the this that these those it its he she they we you i me him her us them my your his our their who
+    which what and or but nor so if because while when where as than then though since until of in on at by
+    for with from to into about over under after before between through is are was were be been being am do
+    does did have has had will would can could may might must shall should not no there here how why all any
+    some each every both few more most other such only own same too very just also again
+""".split()  # noqa: SIM905 - a list of so many would fill the page
+)
+OTHER_LANGUAGES = frozenset(
+    """
+    der die das und ist nicht ein eine ich sie mit auf für dem den von zu wir le la les des et est une un
+    dans que qui pour pas sur avec vous je el los las y es una por para con no se su lo como il di che è per
+    non sono della o os um uma não com do da em het een van dat op te zijn niet voor
+""".split()  # noqa: SIM905 - a list of so many would fill the page
+)
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d+|[.,;:!?]")
+_FENCE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
+_SENTENCE = re.compile(r"[.!?\n|•·»]+")
+_VOWELS = frozenset("aeiouyäöüéèàáíóúâêîôûœæø")
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """The likeliest class and the probability of no prose; `judged` is false where nothing can be told."""
+
+    kind: str
+    p_poor: float
+    judged: bool = True
+
+
+@dataclass(frozen=True)
+class Model:
+    """Features are shifted and scaled, then weighed for each class; `follows` is how words follow words in prose."""
+
+    follows: dict[str, float]
+    unseen: float
+    means: list[float]
+    scales: list[float]
+    weights: dict[str, list[float]]
+
+
+def poor_text(threshold: float = THRESHOLD) -> Sieve:
+    """Finds rows whose answer to learn, `chosen` or the only one, is surely no prose."""
+
+    def look(row: Row) -> Finding | None:
+        field = next(iter(answers_of(row)))
+        found = quality_of(answers_of(row)[field])
+        if found.judged and found.p_poor >= threshold:
+            return Finding(f"poor text: {found.kind}", f"{field} is no prose with a probability of {found.p_poor:.2f}")
+        return None
+
+    return look
+
+
+def quality_of(text: str) -> Quality:
+    model = load_model()
+    plain = _FENCE.sub(" ", text)
+    tokens = _WORD.findall(plain)
+    low = [token.lower() for token in tokens]
+    if repeated := _repetition(low):
+        return Quality("repetition", repeated)
+    if len(tokens) < MIN_WORDS or not _is_english(low, plain):
+        return Quality("prose", 0.0, judged=False)
+    values = features(plain, model.follows, model.unseen)
+    scaled = [(v - m) / s for v, m, s in zip(values, model.means, model.scales, strict=True)]
+    scores = {
+        name: w[-1] + math.fsum(a * b for a, b in zip(w, scaled, strict=False)) for name, w in model.weights.items()
+    }
+    top = max(scores.values())
+    odds = {name: math.exp(score - top) for name, score in scores.items()}
+    worst = max(CLASSES[1:], key=lambda name: odds[name])
+    p_poor = 1 - odds["prose"] / math.fsum(odds.values())
+    return Quality(worst if p_poor > 0.5 else "prose", p_poor)
+
+
+def features(text: str, follows: dict[str, float], unseen: float) -> list[float]:
+    """Numbers that do not depend on how long the text is, once it has a few dozen words."""
+    tokens = _WORD.findall(text)
+    low = [token.lower() for token in tokens]
+    alpha = [token for token in low if token[0].isalpha()]
+    n, characters = max(len(alpha), 1), max(len(text), 1)
+    sentences = [s for s in _SENTENCE.split(text) if s.strip()]
+    kinds = [word_kind(token) for token in low]
+    flow = [follows.get(f"{a} {b}", unseen) for a, b in itertools.pairwise(kinds)]
+    triples = list(zip(low, low[1:], low[2:], strict=False))
+    return [
+        sum(word in FUNCTION_WORDS for word in alpha) / n,
+        sum(flow) / max(len(flow), 1),
+        sum(step <= unseen for step in flow) / max(len(flow), 1),
+        (sum(flow) / max(len(flow), 1) - 0.2) * math.sqrt(min(n, 80)),
+        1 - len(set(triples)) / max(len(triples), 1),
+        1 - len({" ".join(s.lower().split()) for s in sentences}) / max(len(sentences), 1),
+        min(len(zlib.compress(text.encode("utf-8", "replace"), 6)) / characters, 1.2),
+        min(math.log1p(n / max(len(sentences), 1)), 4.0),
+        sum(token.isupper() and len(token) > 1 for token in tokens) / max(len(tokens), 1),
+        sum(token[0].isupper() for token in tokens) / max(len(tokens), 1),
+        text.count("!") * 10 / n,
+        sum(c.isdigit() for c in text) / characters,
+        sum(not (c.isalnum() or c.isspace() or c in ".,;:!?'\"’-()") for c in text) * 5 / characters,
+        min((text.count("://") + text.count("www.") + text.count(".com")) * 10 / n, 3.0),
+        sum(map(len, alpha)) / n,
+        sum(not _VOWELS & set(word) for word in alpha if len(word) > 2) / n,
+        sum(token in ".,;:?" for token in low) / n,
+        len(set(alpha)) / n**0.85,
+        sum(word in ("you", "your", "we", "our") for word in alpha) / n,
+    ]
+
+
+def word_kind(word: str) -> str:
+    """A function word is a kind of its own; other words are told apart by their endings."""
+    if word in FUNCTION_WORDS or not word[0].isalnum():
+        return word
+    if word[0].isdigit():
+        return "9"
+    for ending in ("ing", "ed", "ly", "tion", "ment", "ness", "'s", "n't", "s"):
+        if word.endswith(ending) and len(word) > len(ending) + 2:
+            return f"-{ending}"
+    return "-"
+
+
+@functools.cache
+def load_model() -> Model:
+    return Model(**json.loads(WEIGHTS.read_text(encoding="utf-8")))
+
+
+def _is_english(low: Sequence[str], text: str) -> bool:
+    """False where another language's small words prevail, or most letters are not Latin, or the text is code."""
+    letters = [c for c in text if c.isalpha()]
+    if not letters or sum(ord(c) < 0x250 for c in letters) < 0.7 * len(letters):
+        return False
+    if sum(c in "{}[]=<>;\\_" for c in text) > 0.04 * len(text):
+        return False
+    theirs = sum(word in OTHER_LANGUAGES and word not in FUNCTION_WORDS for word in low)
+    return theirs <= sum(word in FUNCTION_WORDS for word in low) or theirs < 0.12 * len(low)
+
+
+def _repetition(low: Sequence[str]) -> float:
+    """Repetition that no language needs, as a probability, or 0: whole runs of words said over and over."""
+    if len(low) < MIN_WORDS:
+        return 0.0
+    runs = Counter(zip(low, low[1:], low[2:], low[3:], strict=False))
+    again = sum(count - 1 for count in runs.values()) / (len(low) - 3)
+    return 0.99 if again > 0.6 else 0.0
