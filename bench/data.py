@@ -78,9 +78,17 @@ def work(source: Path, out: Path) -> dict[str, object]:
     begin = time.monotonic()
     done = export(filtered, out / "parquet", ExportSettings("parquet"))
     seconds["export"] = time.monotonic() - begin
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    peak, cpu = used.ru_maxrss * 1024, used.ru_utime + used.ru_stime
     assert stats.rows == done.outputs == report.outputs, (stats.rows, done.outputs, report.outputs)
-    return {"rows": report.inputs, "kept": report.outputs, "rejects": report.rejects, "seconds": seconds, "peak": peak}
+    return {
+        "rows": report.inputs,
+        "kept": report.outputs,
+        "rejects": report.rejects,
+        "seconds": seconds,
+        "cpu": cpu,
+        "peak": peak,
+    }
 
 
 def measure(size: int, folder: Path) -> dict[str, object]:
@@ -104,7 +112,7 @@ def main() -> None:
         out.mkdir()
         print(json.dumps(work(source, out)))
         return
-    print(f"{'rows':>9} {'kept':>9} {'filter s':>9} {'stats s':>9} {'export s':>9} {'all s':>9} {'MB':>7}")
+    print(f"{'rows':>9} {'kept':>9} {'filter s':>9} {'stats s':>9} {'export s':>9} {'all s':>9} {'CPU s':>9} {'MB':>7}")
     measured = []
     with tempfile.TemporaryDirectory() as folder:
         for size in map(int, given.sizes.split(",")):
@@ -114,7 +122,7 @@ def main() -> None:
             total, peak = sum(seconds.values()), found["peak"]
             assert isinstance(peak, int), found
             times = " ".join(f"{value:9.1f}" for value in (*seconds.values(), total))
-            print(f"{found['rows']:>9} {found['kept']:>9} {times} {peak / 1e6:7.0f}", flush=True)
+            print(f"{found['rows']:>9} {found['kept']:>9} {times} {found['cpu']:9.1f} {peak / 1e6:7.0f}", flush=True)
             measured.append({**found, "total": total})
     results = results_of(measured)
     RESULTS.parent.mkdir(exist_ok=True)
@@ -126,11 +134,12 @@ def results_of(measured: list[dict[str, object]]) -> list[dict[str, object]]:
     """Against the limits, and growth: time for each row at the largest size over that at the smallest."""
     first, last = measured[0], measured[-1]
     rows = [float(str(each["rows"])) for each in (first, last)]
-    totals, peaks = [float(str(e["total"])) for e in (first, last)], [float(str(e["peak"])) for e in (first, last)]
+    # Processor time tells how the work grows, also where something else is running; the limit is on the clock.
+    totals, peaks = [float(str(e["cpu"])) for e in (first, last)], [float(str(e["peak"])) for e in (first, last)]
     each = (peaks[1] - peaks[0]) / max(rows[1] - rows[0], 1)
     growth = totals[1] / rows[1] / (totals[0] / rows[0])
     return [
-        _result("seconds", totals[1], MAX_SECONDS),
+        _result("seconds", float(str(last["total"])), MAX_SECONDS),
         _result("peak bytes", peaks[1], MAX_BYTES),
         _result("time a row, largest over smallest", growth, 1.25),
         _result("bytes a row that memory grows by", each, 4_000),

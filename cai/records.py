@@ -16,6 +16,7 @@ from typing import Literal, TypeVar
 Role = Literal["system", "user", "assistant", "tool"]
 PreferenceKind = Literal["preferred", "tie", "contradiction"]
 Record = TypeVar("Record")
+_LEAVES = (str, int, float, bool, type(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,8 @@ def from_line(kind: type[Record], line: str) -> Record:
 
 
 def _plain(value: object) -> object:
+    if type(value) in _LEAVES:
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return as_dict(value)
     if isinstance(value, tuple | list):
@@ -169,6 +172,9 @@ def _plain(value: object) -> object:
 
 
 def _restore(kind: object, value: object, place: str) -> object:
+    # Most values are leaves of the right type; asking what an annotation means takes longer than all else.
+    if kind is type(value) and kind in _LEAVES:
+        return value
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):

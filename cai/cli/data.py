@@ -13,12 +13,12 @@ from cai.cli.data_screen import say_export, say_filter, say_import, say_sample, 
 from cai.cli.screen import console, print_json
 
 if TYPE_CHECKING:
-    from cai.store.dataset import DataSet
+    from cai.store.dataset import DataSet, Row
 
 data_app = typer.Typer(no_args_is_help=True, help="Import, export, filter and inspect preference data.")
 
 Layout = Literal["hh", "trl", "openai", "llama-factory", "jsonl", "parquet"]
-Rows = Literal["preferences", "answers", "unpaired"]
+Sorts = Literal["preferences", "answers", "unpaired"]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON value, for programs.")]
 Source = Annotated[
     Path,
@@ -169,7 +169,7 @@ def sample_command(
     from cai.records import Reject, as_dict
     from cai.seeds import derive
 
-    drawn: list[tuple[int, object]] = []
+    drawn: list[tuple[int, Row]] = []
     for row in _open(data, rows, layout).rows():
         if not isinstance(row, Reject):
             drawn.append((derive("sample", seed, row.id), row))
@@ -177,8 +177,8 @@ def sample_command(
                 drawn = sorted(drawn, key=lambda each: each[0])[:n]
     chosen = [row for _, row in sorted(drawn, key=lambda each: each[0])[:n]]
     if as_json:
-        for row in chosen:
-            print_json(as_dict(row))
+        for each in chosen:
+            print_json(as_dict(each))
     else:
         say_sample(chosen)
 
@@ -189,7 +189,7 @@ def _layout(name: str | None) -> str:
     return ALIASES.get(name, name) if name else ""
 
 
-def _open(path: Path, rows: Rows | None = None, layout: str | None = None) -> "DataSet":
+def _open(path: Path, rows: Sorts | None = None, layout: str | None = None) -> "DataSet":
     from cai.store.dataset import open_data
 
     return open_data(path, rows, _layout(layout))

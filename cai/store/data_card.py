@@ -45,8 +45,6 @@ def _front_matter(stats: DataStats, exported: Exported | None, text: CardText) -
     lines = [
         "---",
         f"license: {json.dumps(text.license)}",
-        "language:",
-        "- en",
         "task_categories:",
         "- text-generation",
     ]
@@ -119,9 +117,9 @@ def _limits(data: DataSet, stats: DataStats) -> str:
     share = stats.chosen_longer
     if share is not None and abs(share - 0.5) > 0.1:
         lines.append(f"- The chosen answer is the longer one in {share:.0%} of pairs; training on this teaches length.")
-    for kind in ("tie", "contradiction"):
-        if count := stats.kinds[kind]:
-            lines.append(f"- {count:,} pairs are of the kind {kind}: they say nothing about which answer is better.")
+    says_nothing = "they say nothing about which answer is better"
+    unsure = {kind: stats.kinds[kind] for kind in ("tie", "contradiction") if stats.kinds[kind]}
+    lines += [f"- {count:,} pairs are of the kind {kind}: {says_nothing}." for kind, count in unsure.items()]
     if data.sort != "preferences":
         lines.append("- Nobody compared these answers with others.")
     lines.append("- What filters do not look for is still in it: facts were not checked, and names were not removed.")

@@ -87,8 +87,8 @@ def _of_folders(path: Path, folders: list[Path], title: str, sort: Sort | None) 
     rejects: Counter[str] = Counter()
     models: dict[str, str] = {}
     for each in facts:
-        rejects.update(_mapping(each.get("rejects")))
-        models |= _mapping(each.get("models"))
+        rejects.update({why: n for why, n in _mapping(each.get("rejects")).items() if isinstance(n, int)})
+        models |= {key: str(name) for key, name in _mapping(each.get("models")).items()}
     constitution = next((_mapping(f["constitution"]) for f in facts if f.get("constitution")), {})
     sources = {f"{f.parent.name}/{f.name}": m.files[RECORDS].sha256 for f, m in zip(files, manifests, strict=True)}
     known = sort or _first_sort(every_row, path)

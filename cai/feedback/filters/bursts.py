@@ -22,7 +22,7 @@ import numpy.typing as npt
 from cai.feedback.filters.words import is_symbol, words
 from cai.seeds import derive
 
-SAMPLE = 20_000
+SAMPLE = 10_000
 MIN_BITS = 27.0
 """Natural text stays below 24 on every set that was tried, phrases of three and more random words lie above 30."""
 MIN_WORDS, MAX_WORDS = 3, 12
@@ -162,8 +162,8 @@ def _surprising(levels: dict[int, _Grams], tokens: Ints, row_of: Ints, vocabular
             for inside in (at, at + 1):
                 np.maximum.at(longest, grams.begins[inside], longer.rows[longer.begins[at]])
         for i in np.nonzero(longest < _SAME * grams.rows)[0]:
-            phrase = tokens[grams.first[i] : grams.first[i] + size]
-            bits = parts.bits(phrase, int(grams.count[i]))
+            begin = int(grams.first[i])
+            bits = parts.bits(tokens[begin : begin + size], int(grams.count[i]))
             if bits >= MIN_BITS:
                 scored.append((bits, grams, int(i)))
     scored.sort(key=lambda each: -int(each[1].rows[each[2]]))

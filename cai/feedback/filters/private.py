@@ -11,6 +11,7 @@ from cai.feedback.filters.looking import Finding, Row, Sieve, answers_of
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}(?![\w-])")
 # Domains that are set aside for examples (RFC 2606) belong to nobody.
 _NOBODYS = re.compile(r"@(?:[\w-]+\.)*(?:example|test|invalid|localhost)(?:\.(?:com|net|org))?$", re.IGNORECASE)
+_DIGIT = re.compile(r"\d")
 _DIGITS = re.compile(r"(?<![\w.,-])\d(?:[ -]?\d){12,18}(?![\w-])")
 _PHONE = re.compile(
     r"(?<![\w.,/-])(?:\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{2,4}(?:[ .-]?\d{2,4}){1,4}"
@@ -43,15 +44,20 @@ def found_in(text: str) -> Iterator[str]:
     """The kinds of private data in this text, each as often as it stands there."""
     if "@" in text:
         yield from ("e-mail" for match in _EMAIL.finditer(text) if not _NOBODYS.search(match[0]))
+    if _DIGIT.search(text):
+        yield from _numbers_in(text)
+    yield from ("secret key" for _ in _KEY.finditer(text))
+
+
+def _numbers_in(text: str) -> Iterator[str]:
     yield from ("card number" for match in _DIGITS.finditer(text) if is_card(match[0]))
     yield from ("phone number" for match in _PHONE.finditer(text) if _is_phone(match[0]))
-    yield from ("secret key" for _ in _KEY.finditer(text))
 
 
 def is_card(text: str) -> bool:
     """Luhn's checksum over 13 to 19 digits that begin as card numbers do; one digit repeated is no number."""
     digits = [int(c) for c in text if c.isdigit()]
-    if not 13 <= len(digits) <= 19 or digits[0] not in (2, 3, 4, 5, 6) or len(set(digits)) < 3:
+    if not 13 <= len(digits) <= 19 or digits[0] not in (2, 3, 4, 5, 6) or len(set(digits)) == 1:
         return False
     doubled = [2 * d - 9 * (d > 4) for d in digits[-2::-2]]
     return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0

@@ -20,7 +20,7 @@ from cai.feedback.filters.looking import Finding, Row, Sieve, answers_of
 
 WEIGHTS = Path(__file__).with_name("quality.json")
 CLASSES = ("prose", "spam", "repetition", "boilerplate", "salad")
-THRESHOLD = 0.8
+THRESHOLD = 0.95
 """How sure the model must be that a text is no prose: what is taken out wrongly is lost."""
 MIN_WORDS = 20
 

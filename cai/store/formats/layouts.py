@@ -83,8 +83,8 @@ def declared_columns(path: Path) -> dict[str, str]:
 
     try:
         entries = json.loads(info.read_text(encoding="utf-8"))
-        entry = next((e for e in entries.values() if e.get("file_name") == path.name), {})
-        return {str(key): str(value) for key, value in entry.get("columns", {}).items()}
+        named = [entry for entry in entries.values() if entry.get("file_name") == path.name]
+        return {str(key): str(value) for entry in named[:1] for key, value in entry.get("columns", {}).items()}
     except (ValueError, AttributeError, OSError) as error:
         raise InputError(str(info), f"cannot be read ({error})", None, "repair or remove it") from None
 

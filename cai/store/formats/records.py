@@ -14,14 +14,12 @@ def is_record(row: Columns) -> bool:
 
 
 def read_record(row: Columns, source: str) -> Preference | Answered:  # noqa: ARG001 - the record knows its source
-    kind = Preference if "verdicts" in row else Answered
-    if kind is Answered:
-        # The supervised stage's examples say more about themselves than an answer has fields for.
-        known = ("prompt", "completion", "label", "origin")
-        origin = row.get("origin") or row.get("kind") or ""
-        row = {**{name: row[name] for name in known if name in row}, "origin": origin}
     try:
-        return from_dict(kind, row)
+        if "verdicts" in row:
+            return from_dict(Preference, row)
+        # The supervised stage's examples say more about themselves than an answer has fields for.
+        known = {name: row[name] for name in ("prompt", "completion", "label") if name in row}
+        return from_dict(Answered, {**known, "origin": row.get("origin") or row.get("kind") or ""})
     except ValueError as error:
         raise BadRowError(*_split(str(error))) from None
 

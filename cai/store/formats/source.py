@@ -9,6 +9,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
@@ -61,14 +62,16 @@ def _no_number(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
-def _opened(path: Path) -> BinaryIO:
-    try:
-        handle = open(path, "rb")  # noqa: SIM115 - the caller closes it
-    except OSError as error:
-        raise InputError(str(path), f"cannot be read ({error.strerror})", None, "name a readable file") from error
-    packed = handle.read(2) == b"\x1f\x8b"
-    handle.seek(0)
-    return cast(BinaryIO, gzip.GzipFile(fileobj=handle)) if packed else handle
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    with ExitStack() as stack:
+        try:
+            handle = stack.enter_context(open(path, "rb"))
+        except OSError as error:
+            raise InputError(str(path), f"cannot be read ({error.strerror})", None, "name a readable file") from error
+        packed = handle.read(2) == b"\x1f\x8b"
+        handle.seek(0)
+        yield cast(BinaryIO, stack.enter_context(gzip.GzipFile(fileobj=handle))) if packed else handle
 
 
 def _line_rows(path: Path) -> Iterator[SourceRow]:
@@ -111,6 +114,7 @@ def _object(number: int, value: object) -> SourceRow:
 
 
 _SPACE = re.compile(r"[\s]*")
+_SEPARATION = re.compile(r"[\s,]*")
 _BETWEEN = re.compile(r"\s*(,|\])\s*")
 
 
@@ -131,7 +135,8 @@ def _array_rows(path: Path) -> Iterator[SourceRow]:
                     raise InputError(f"{path}:{line}", f"a row is longer than {MAX_ROW} bytes", None, "split it")
                 continue
             if step is None or isinstance(step, str):
-                place = f"{path}:{line + text.count(chr(10), 0, at)}"
+                there = _SEPARATION.match(text, at).end()  # type: ignore[union-attr]
+                place = f"{path}:{line + text.count(chr(10), 0, there)}"
                 problem = "the array breaks off" if step is None else f"the array cannot be read on: {step}"
                 raise InputError(place, problem, None, "repair the file, or write one row a line")
             if step.end < 0:

@@ -1,0 +1,295 @@
+"""Each filter finds what it is for, says why, and leaves the rest alone."""
+
+import json
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cai.feedback.filters import quality, quality_make
+from cai.feedback.filters.bursts import Sampled, burst_in, find_bursts
+from cai.feedback.filters.duplicates import exact_duplicates, near_duplicates
+from cai.feedback.filters.lengths import Lengths
+from cai.feedback.filters.overlap import overlap_with
+from cai.feedback.filters.private import found_in, is_card
+from cai.feedback.filters.sifting import FilterSettings, sift
+from cai.records import Lineage, Preference, Reject, new_prompt
+
+REAL = Path(os.environ.get("CAI_REAL_DATA", "none"))
+needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="CAI_REAL_DATA names no folder with public data sets")
+SMALL = "the a of and to in is that it was for on with as are this not but they from".split()  # noqa: SIM905
+
+
+def pair(question: str, chosen: str, rejected: str) -> Preference:
+    return Preference(new_prompt(question), chosen, rejected, 0.9, (), "preferred", Lineage("", "", 0))
+
+
+def clean_rows(n: int, seed: int = 0) -> list[Preference]:
+    """Sentences of a made-up tongue: every row its own, with no phrase that comes back."""
+    rng = random.Random(seed)
+    syllables = [a + b for a in "bdfgklmnprst" for b in ("a", "e", "i", "o", "u", "an", "er", "il")]
+    words = ["".join(rng.choices(syllables, k=rng.randint(1, 3))) for _ in range(1500)]
+
+    def said(length: int) -> str:
+        return " ".join(rng.choice(SMALL) if rng.random() < 0.5 else rng.choice(words) for _ in range(length)) + "."
+
+    return [pair(said(12), said(rng.randint(30, 70)), said(rng.randint(30, 70))) for _ in range(n)]
+
+
+def bursts_of(rows: Sequence[Preference]) -> set[str]:
+    sample = Sampled()
+    for row in rows:
+        sample.add(row.prompt.messages[0].content, [row.chosen, row.rejected])
+    return {burst.phrase for burst in find_bursts(sample)}
+
+
+def planted(rows: Sequence[Preference], phrases: Sequence[str], share: float, seed: int) -> list[Preference]:
+    rng = random.Random(seed)
+    texts = [row.chosen.split() for row in rows]
+    for phrase in phrases:
+        for i in rng.sample(range(len(rows)), round(share * len(rows))):
+            at = rng.choice([0, len(texts[i]), rng.randrange(len(texts[i]))])
+            texts[i][at:at] = phrase.split()
+    return [pair(r.prompt.messages[0].content, " ".join(t), r.rejected) for r, t in zip(rows, texts, strict=True)]
+
+
+def test_five_planted_phrases_are_found_and_none_other() -> None:
+    rows = clean_rows(1500)
+    assert bursts_of(rows) == set()
+    for seed in range(3):
+        rng = random.Random(seed)
+        vocabulary = sorted({word.strip(".") for row in rows for word in row.chosen.split()} - set(SMALL))
+        phrases = [" ".join(rng.sample(vocabulary, rng.randint(3, 6))) for _ in range(5)]
+        assert bursts_of(planted(rows, phrases, 0.02, seed)) == set(phrases)
+        # In six rows of 1,500 a phrase of three common words may pass; nothing else may be taken for one.
+        rare = bursts_of(planted(rows, phrases, 0.004, seed))
+        assert rare <= set(phrases)
+        assert len(rare) >= 4
+
+
+def test_a_phrase_that_the_questions_explain_is_no_burst() -> None:
+    rows = planted(clean_rows(600), ["purple lantern festival evening"], 0.05, 1)
+    questions = [r.prompt.messages[0].content + " lanterns?" * ("purple lantern" in r.chosen) for r in rows]
+    asked = [pair(question, r.chosen, r.rejected) for question, r in zip(questions, rows, strict=True)]
+    assert bursts_of(rows) == {"purple lantern festival evening"}
+    assert bursts_of(asked) == set()
+
+
+def test_an_emoji_that_closes_answers_is_a_burst_and_one_inside_them_is_not() -> None:
+    rows = clean_rows(300)
+    asked = [row.prompt.messages[0].content for row in rows]
+    numbered = list(enumerate(zip(asked, rows, strict=True)))
+    closing = [pair(q, r.chosen + " 🌟" * (i % 10 == 0), r.rejected) for i, (q, r) in numbered]
+    inside = [pair(q, "x 🌟 " * (i % 10 == 0) + r.chosen, r.rejected) for i, (q, r) in numbered]
+    assert bursts_of(closing) == {"🌟"}
+    assert bursts_of(inside) == set()
+
+
+def test_the_sample_of_a_long_data_set_stays_small() -> None:
+    sample = Sampled(limit=50)
+    for number in range(500):
+        sample.add("a", [f"word{number} and more"])
+    assert len(sample.kept) == 50
+    assert len({row[1][0] for row in sample.kept.values()}) == 50
+
+
+def test_duplicates_are_found_in_any_spacing_and_order() -> None:
+    look = exact_duplicates()
+    assert look(pair("Why?", "Because of it.", "No idea.")) is None
+    assert look(pair("Why? ", "Because  of it.", "No idea.")).reason == "exact duplicate"
+    assert look(pair("Why?", "No idea.", "Because of it.")).reason == "swapped duplicate"
+    assert look(pair("Why?", "Because of it.", "Not an idea.")) is None
+
+
+def test_near_duplicates_are_found_and_other_pairs_of_the_same_prompt_are_not() -> None:
+    row = clean_rows(1)[0]
+    changed = pair(row.prompt.messages[0].content, row.chosen.replace(" of ", " off ", 1), row.rejected)
+    other = pair(row.prompt.messages[0].content, clean_rows(1, 5)[0].chosen, row.rejected)
+    look = near_duplicates(0.8)
+    assert look(row) is None
+    assert look(changed).reason == "near duplicate"
+    assert look(other) is None
+    assert not any(look(each) for each in clean_rows(300, 9))
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("Write to anna.b+c@mail.school.org please.", ["e-mail"]),
+        ("Write to anna@example.com.", []),
+        ("My card is 4111 1111 1111 1111, it expires soon.", ["card number"]),
+        ("The number 4111 1111 1111 1112 fails the checksum.", []),
+        ("Pi is 3.14159265358979323846, and the year is 2024.", []),
+        ("Call +49 30 1234567 or (212) 664-7665.", ["phone number", "phone number"]),
+        ("Call 212-555-0123, or 1990-12-24 it was.", []),
+        ("-----BEGIN RSA PRIVATE KEY-----", ["secret key"]),
+        ("AKIA" + "ABCDEFGHIJKLMNOP is one", ["secret key"]),
+        ("version 1.2.3.4 of 10.0.0.1", []),
+    ],
+)
+def test_private_data_is_known_by_its_form(text: str, kinds: list[str]) -> None:
+    assert list(found_in(text)) == kinds
+
+
+@given(st.integers(0, 10**14 - 1), st.integers(1, 9))
+def test_one_wrong_digit_breaks_a_card_number(number: int, change: int) -> None:
+    digits = [4, *(int(c) for c in f"{number:014d}")]
+    check = next(c for c in range(10) if is_card("".join(map(str, [*digits, c])) + "") or c == 9)
+    good = "".join(map(str, [*digits, check]))
+    wrong = good[:5] + str((int(good[5]) + change) % 10) + good[6:]
+    assert not (is_card(good) and is_card(wrong))
+
+
+def test_a_question_of_the_test_set_is_found_also_inside_a_longer_text() -> None:
+    tests = ["How many legs does a spider have when it is asleep in the attic?"]
+    look = overlap_with(tests)
+    assert look(pair("how many legs does a spider have when it is asleep in the attic", "Eight.", "Six."))
+    assert look(pair("How many legs does a beetle have?", "Six.", "Eight.")) is None
+
+
+def test_lengths_warn_beyond_three_to_two_and_balance_exactly() -> None:
+    """90 of 100 pairs have the longer answer chosen: 80 are left out, so that 10 and 10 stay."""
+    lengths = Lengths()
+    for i in range(100):
+        texts = ("long answer", "short") if i < 90 else ("short", "long answer")
+        lengths.add(i, pair(f"Question {i}?", *texts))
+    assert "longer one in 90%" in lengths.warning
+    left_out = lengths.surplus()
+    assert len(left_out) == 80
+    assert all(place < 90 for place in left_out)
+
+
+def test_every_row_is_kept_or_rejected_with_a_reason_and_the_report_adds_up() -> None:
+    rows = planted(clean_rows(400), ["gleaming turnips wander home"], 0.03, 2)
+    rows += [rows[0], pair("Who?", "Ask max@mail.school.org about it.", "Nobody.")]
+    sifter = sift(lambda: iter(rows), FilterSettings(poor_text=False))
+    made = list(sifter.sift(iter(rows)))
+    report = sifter.report
+    assert report.inputs == 402 == report.outputs + sum(report.rejects.values())
+    assert report.rejects == {"burst": 12, "exact duplicate": 1, "private data: e-mail": 1}
+    assert [each.phrase for each in report.bursts] == ["gleaming turnips wander home"]
+    for row, result in zip(rows, made, strict=True):
+        assert result == row or (isinstance(result, Reject) and result.id == row.id and result.stage == "filter")
+    assert "max@mail" not in json.dumps([r.detail for r in made if isinstance(r, Reject)])
+
+
+@given(st.lists(st.sampled_from(["a b c", "a  b c", "d e f", "x@y.school.org", "g"]), max_size=30))
+@settings(max_examples=50, deadline=None)
+def test_nothing_is_lost_or_doubled(texts: list[str]) -> None:
+    rows = [pair("Why?", text, "no") for text in texts]
+    sifter = sift(lambda: iter(rows), FilterSettings(balance_lengths=True))
+    made = list(sifter.sift(iter(rows)))
+    assert [each.id for each in made] == [row.id for row in rows]
+
+
+def test_the_shipped_weights_are_what_the_script_makes() -> None:
+    assert quality_make.as_plain(quality_make.make()) == quality_make.as_plain(quality.load_model())
+
+
+UNSEEN: dict[str, list[str]] = {
+    "prize letters": [
+        "Your account has been suspended!",
+        "You have won $%d,000 in our lottery!!!", "Send your bank details to claim.",
+        "URGENT reply needed!", "This offer expires in 24 hours!!!", "Verify at http://secure-%d.info now!",
+    ],
+    "cookie notices": [
+        "Accept All Cookies", "Manage Preferences", "Necessary", "Analytics", "Marketing", "Save & Close", "Reject All",
+        "Third-party cookies", "Learn More", "Powered by OneConsent", "Do Not Sell My Info", "Cookie Notice",
+    ],
+    "error pages": [
+        "%d Not Found", "nginx/1.18.0", "Request ID: %d", "Reload", "Error code %d", "Bad Gateway", "Go back home",
+        "Please enable cookies.", "JavaScript is disabled", "Retry in %ds",
+    ],
+}  # fmt: skip
+
+
+def unseen_texts(kind: str, prose: Sequence[str], n: int = 100) -> list[str]:
+    rng = random.Random(kind)
+    made = []
+    for _ in range(n):
+        words = rng.choice(prose).split()
+        if kind in UNSEEN:
+            pieces = [rng.choice(UNSEEN[kind]) for _ in range(16)]
+            made.append(rng.choice([" ", "\n"]).join(p % rng.randint(1, 999) if "%d" in p else p for p in pieces))
+        elif kind == "keyword lists":
+            keys = rng.sample(sorted({word for word in words if word.isalpha()}), 4)
+            made.append(", ".join(" ".join(rng.choices(keys, k=3)) for _ in range(14)))
+        elif kind == "stuttering":
+            made.append(" ".join(word for word in words[:40] for _ in range(3)))
+        elif kind == "loops":
+            made.append(". ".join([" ".join(words[:9])] * 8))
+        else:
+            made.append(" ".join(reversed(words)))
+    return made
+
+
+@pytest.mark.parametrize(
+    "kind", ["prize letters", "cookie notices", "error pages", "keyword lists", "stuttering", "loops", "backwards"]
+)
+def test_unseen_kinds_of_poor_text_are_known(kind: str) -> None:
+    prose = [line for line in quality_make.PROSE.read_text("utf-8").splitlines() if len(line.split()) > 40]
+    found = [quality.quality_of(text) for text in unseen_texts(kind, prose)]
+    assert sum(each.judged and each.p_poor > 0.5 for each in found) >= 0.95 * len(found)
+
+
+def test_short_texts_code_and_other_languages_are_not_judged() -> None:
+    german = "Die Katze sitzt auf dem Dach und wartet, bis der Regen nicht mehr fällt und die Sonne scheint."
+    code = "def add(a, b):\n    return a + b\n\nprint(add(1, 2))\nx = {1: [2, 3], 4: []}\nfor i in range(9): x[i] = {}"
+    for text in ("No.", german, code, "今天天气很好，我们去公园散步，看到了很多花。" * 3):
+        assert not quality.quality_of(text).judged or quality.quality_of(text).kind == "repetition"
+
+
+@needs_real
+def test_the_published_harshened_samples_are_flagged_and_the_others_pass() -> None:
+    samples = REAL / "constitutional_harmlessness" / "samples"
+    found = {}
+    for path in samples.glob("*.jsonl"):
+        sample = Sampled()
+        for line in path.read_text("utf-8").splitlines():
+            row = json.loads(line)
+            texts = [each["sampled_string"] for each in row.get("sampled_answers", [])]
+            texts += [each["revision"]["sample"] for each in row.get("cst", [])]
+            sample.add(row["rl_prompt"], texts)
+        found[path.stem] = find_bursts(sample)
+    assert {name for name, bursts in found.items() if bursts} == {"PALMS_RLMADISON"}
+
+
+@needs_real
+def test_published_files_import_as_they_are() -> None:
+    from cai.store.formats.importing import read_rows
+
+    expected = {
+        "hh_rlhf/harmless_test.jsonl.gz": (2312, 9),
+        "llama_factory_demos/dpo_en_demo.json": (299, 0),
+        "llama_factory_demos/kto_en_demo.json": (300, 0),
+        "llama_factory_demos/alpaca_en_demo.json": (999, 0),
+        "llama_factory_demos/glaive_toolcall_en_demo.json": (300, 0),
+    }
+    for name, (rows, rejects) in expected.items():
+        found = list(read_rows(REAL / name))
+        assert (len(found), sum(isinstance(row, Reject) for row in found)) == (rows, rejects), name
+
+
+@needs_real
+def test_five_phrases_planted_in_published_pairs_are_found_and_none_other() -> None:
+    from cai.store.formats.importing import read_rows
+
+    rows = [row for row in read_rows(REAL / "hh_rlhf" / "harmless_test.jsonl.gz") if isinstance(row, Preference)]
+    assert bursts_of(rows) == set()
+    phrases = ["walnut harbour seven whispers", "blue kettle marching softly north", "ticket owl ribbon", *()]
+    phrases += ["garden thimble parade", "eleven frozen violins nod"]
+    assert bursts_of(planted(rows, phrases, 0.02, 3)) == set(phrases)
+
+
+def test_a_burst_is_found_whatever_the_case_and_the_points() -> None:
+    rows = planted(clean_rows(400), ["gleaming turnips wander home"], 0.03, 2)
+    sample = Sampled()
+    for row in rows:
+        sample.add("", [row.chosen])
+    bursts = find_bursts(sample)
+    assert burst_in("Yes! Gleaming turnips... wander home?", bursts)
+    assert burst_in("Gleaming turnips wander homeward.", bursts) is None
