@@ -28,7 +28,9 @@ Out = Annotated[Path, typer.Option("--out", help="A new folder.", show_default=F
 As = Annotated[
     Layout | None, typer.Option("--as", help="The file's layout; told from its rows if not said.", show_default=False)
 ]
-OfSort = Annotated[Rows | None, typer.Option("--rows", help="Pairs, answers, or labelled answers.", show_default=False)]
+OfSort = Annotated[
+    Sorts | None, typer.Option("--rows", help="Pairs, answers, or labelled answers.", show_default=False)
+]
 
 
 @data_app.command("import")

@@ -168,10 +168,10 @@ def _surprising(levels: dict[int, _Grams], tokens: Ints, row_of: Ints, vocabular
                 scored.append((bits, grams, int(i)))
     scored.sort(key=lambda each: -int(each[1].rows[each[2]]))
     found = []
-    for bits, grams, i in scored[:_LOOKED_AT]:
-        begin = int(grams.first[i])
+    for bits, grams, number in scored[:_LOOKED_AT]:
+        begin = int(grams.first[number])
         phrase = tuple(int(word) for word in tokens[begin : begin + grams.size])
-        found.append(_Found(phrase, frozenset(map(int, np.unique(row_of[grams.begins == i]))), bits))
+        found.append(_Found(phrase, frozenset(map(int, np.unique(row_of[grams.begins == number]))), bits))
     return found
 
 

@@ -18,8 +18,9 @@ def read_record(row: Columns, source: str) -> Preference | Answered:  # noqa: AR
         if "verdicts" in row:
             return from_dict(Preference, row)
         # The supervised stage's examples say more about themselves than an answer has fields for.
-        known = {name: row[name] for name in ("prompt", "completion", "label") if name in row}
-        return from_dict(Answered, {**known, "origin": row.get("origin") or row.get("kind") or ""})
+        known: Columns = {name: row[name] for name in ("prompt", "completion", "label") if name in row}
+        known["origin"] = row.get("origin") or row.get("kind") or ""
+        return from_dict(Answered, known)
     except ValueError as error:
         raise BadRowError(*_split(str(error))) from None
 
