@@ -14,9 +14,13 @@ from cai.cli.screen import console, print_json
 
 if TYPE_CHECKING:
     from cai.store.dataset import DataSet, Row
+    from cai.store.formats.llama_factory import Style
+    from cai.store.formats.trl import Form as TrlForm
 
 data_app = typer.Typer(no_args_is_help=True, help="Import, export, filter and inspect preference data.")
 
+Form = Literal["explicit", "standard", "implicit", "unpaired", "sharegpt", "alpaca"]
+Sieve = Literal["exact-duplicates", "near-duplicates", "bursts", "private-data", "poor-text"]
 Layout = Literal["hh", "trl", "openai", "llama-factory", "jsonl", "parquet"]
 Sorts = Literal["preferences", "answers", "unpaired"]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON value, for programs.")]
@@ -57,10 +61,9 @@ def export_command(
     out: Out,
     rows: OfSort = None,
     form: Annotated[
-        Literal["explicit", "standard", "implicit", "unpaired"], typer.Option(help="How TRL's pairs are laid out.")
-    ] = "explicit",
-    style: Annotated[Literal["sharegpt", "alpaca"], typer.Option(help="LLaMA-Factory's formatting.")] = "sharegpt",
-    kinds: Annotated[str, typer.Option(help="Of pairs: preferred, tie, contradiction; with commas.")] = "preferred",
+        Form | None,
+        typer.Option(help="TRL: explicit if not said; LLaMA-Factory: sharegpt if not said.", show_default=False),
+    ] = None,
     test_share: Annotated[float, typer.Option(min=0, max=0.99, help="Share of prompts for a test split.")] = 0.0,
     as_json: AsJson = False,
 ) -> None:
@@ -68,11 +71,14 @@ def export_command(
     from cai.files import write_atomic
     from cai.store.data_card import data_card
     from cai.store.data_stats import stats_of
-    from cai.store.formats.exporting import ExportSettings, export
+    from cai.store.formats.exporting import KINDS, ExportSettings, export
 
     found = _open(data, rows)
-    settings = ExportSettings(to, form, style, tuple(kind.strip() for kind in kinds.split(",")), test_share)
-    done = export(found, out, settings)
+    # Ours is the one layout that can say what a tie is.
+    kinds = KINDS if to == "jsonl" else ("preferred",)
+    style: Style = "alpaca" if form == "alpaca" else "sharegpt"
+    laid_out: TrlForm = "explicit" if form in {None, "sharegpt", "alpaca"} else form
+    done = export(found, out, ExportSettings(to, laid_out, style, kinds, test_share))
     write_atomic(out / "README.md", data_card(found, stats_of(found.rows()), done))
     if as_json:
         print_json({**dataclasses.asdict(done), "folder": str(done.folder)})
@@ -85,10 +91,10 @@ def filter_command(
     data: Source,
     out: Out,
     test: Annotated[Path | None, typer.Option(help="Data that must not be trained on.", show_default=False)] = None,
-    near_duplicates: Annotated[float, typer.Option(min=0, max=1, help="Share of words alike; 0 is off.")] = 0.8,
-    bursts: Annotated[float, typer.Option(min=0, max=1, help="Least share of rows; 0 is off.")] = 0.003,
-    private_data: Annotated[bool, typer.Option(help="Take out addresses, numbers and keys.")] = True,
-    poor_text: Annotated[bool, typer.Option(help="Take out what reads like spam or salad.")] = True,
+    near_duplicates: Annotated[
+        float, typer.Option("--near-duplicates", min=0.5, max=1, help="How much of their words rows may share.")
+    ] = 0.8,
+    without: Annotated[list[Sieve] | None, typer.Option(help="A filter to leave out; may be given again.")] = None,
     balance_lengths: Annotated[bool, typer.Option(help="As many longer as shorter chosen answers.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -96,11 +102,13 @@ def filter_command(
     from cai.feedback.filters.folder import filter_into
     from cai.feedback.filters.sifting import FilterSettings
 
+    off = without or []
     settings = FilterSettings(
-        near_duplicates=near_duplicates or None,
-        bursts=bursts or None,
-        private_data=private_data,
-        poor_text=poor_text,
+        exact_duplicates="exact-duplicates" not in off,
+        near_duplicates=None if "near-duplicates" in off else near_duplicates,
+        bursts=None if "bursts" in off else FilterSettings().bursts,
+        private_data="private-data" not in off,
+        poor_text="poor-text" not in off,
         balance_lengths=balance_lengths,
     )
     report = filter_into(_open(data), out, settings, _open(test) if test else None)

@@ -22,7 +22,7 @@ ADVICE = {
     "special token in text": "a tokenizer may read it as the end of a turn; remove it",
     "control character": "some readers refuse it; remove it",
     "very long text": "it will be cut off or refused by a trainer",
-    "tie or contradiction": "an export leaves it out unless `--kinds` names it",
+    "tie or contradiction": "an export for a trainer leaves it out",
     "label says rejected is better": "its probability is below one half; swap the answers or drop the row",
     "nobody's verdict": "a plain label: its probability counts as 1",
     "answers differ in white space only": "there is nothing to learn from the pair",

@@ -102,8 +102,7 @@ def _check(data: DataSet, settings: ExportSettings) -> None:
         raise InputError("--to", "there is no such target", settings.target, f"known: {', '.join(TARGETS)}")
     if settings.target == "hh" and data.sort != "preferences":
         raise InputError("--to", "hh-rlhf's layout holds pairs only", data.sort, "take trl or openai")
-    if unknown := set(settings.kinds) - set(KINDS):
-        raise InputError("--kinds", "there is no such kind", min(unknown), f"known: {', '.join(KINDS)}")
+    assert set(settings.kinds) <= set(KINDS), settings.kinds
     if not 0 <= settings.test_share < 1:
         raise InputError("--test-share", "must be 0 or more and below 1", settings.test_share, "take 0.05, say")
 
