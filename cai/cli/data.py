@@ -11,6 +11,7 @@ import typer
 
 from cai.cli.data_screen import say_export, say_filter, say_import, say_sample, say_stats, say_stumbles
 from cai.cli.screen import console, print_json
+from cai.errors import InputError
 
 if TYPE_CHECKING:
     from cai.store.dataset import DataSet, Row
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 data_app = typer.Typer(no_args_is_help=True, help="Import, export, filter and inspect preference data.")
 
 Form = Literal["explicit", "standard", "implicit", "unpaired", "sharegpt", "alpaca"]
-Sieve = Literal["exact-duplicates", "near-duplicates", "bursts", "private-data", "poor-text"]
+FILTERS = ("exact-duplicates", "near-duplicates", "bursts", "private-data", "poor-text")
 Layout = Literal["hh", "trl", "openai", "llama-factory", "jsonl", "parquet"]
 Sorts = Literal["preferences", "answers", "unpaired"]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON value, for programs.")]
@@ -77,7 +78,9 @@ def export_command(
     # Ours is the one layout that can say what a tie is.
     kinds = KINDS if to == "jsonl" else ("preferred",)
     style: Style = "alpaca" if form == "alpaca" else "sharegpt"
-    laid_out: TrlForm = "explicit" if form in {None, "sharegpt", "alpaca"} else form
+    laid_out: TrlForm = "explicit"
+    if form is not None and form != "sharegpt" and form != "alpaca":  # noqa: PLR1714 - narrows the type
+        laid_out = form
     done = export(found, out, ExportSettings(to, laid_out, style, kinds, test_share))
     write_atomic(out / "README.md", data_card(found, stats_of(found.rows()), done))
     if as_json:
@@ -94,7 +97,9 @@ def filter_command(
     near_duplicates: Annotated[
         float, typer.Option("--near-duplicates", min=0.5, max=1, help="How much of their words rows may share.")
     ] = 0.8,
-    without: Annotated[list[Sieve] | None, typer.Option(help="A filter to leave out; may be given again.")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help=f"Leave out one of {', '.join(FILTERS)}; may be given again.")
+    ] = None,
     balance_lengths: Annotated[bool, typer.Option(help="As many longer as shorter chosen answers.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -103,6 +108,8 @@ def filter_command(
     from cai.feedback.filters.sifting import FilterSettings
 
     off = without or []
+    if unknown := set(off) - set(FILTERS):
+        raise InputError("--without", "there is no such filter", min(unknown), f"known: {', '.join(FILTERS)}")
     settings = FilterSettings(
         exact_duplicates="exact-duplicates" not in off,
         near_duplicates=None if "near-duplicates" in off else near_duplicates,
