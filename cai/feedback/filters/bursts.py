@@ -24,7 +24,7 @@ from cai.seeds import derive
 
 SAMPLE = 10_000
 MIN_BITS = 27.0
-"""Natural text stays below 24 on every set that was tried, phrases of three and more random words lie above 30."""
+"""No phrase of 2,300 pairs of hh-rlhf reaches it; nearly every phrase of three and more random words lies above."""
 MIN_WORDS, MAX_WORDS = 3, 12
 MIN_ROWS = 5
 _SYMBOL_SHARE, _SYMBOL_AT_END = 0.02, 0.8
