@@ -190,13 +190,18 @@ def attend(
     parts = [
         _two_parts(
             query_BHSD[i : i + turn] * scale,
-            (own_2BGCD[:, i : i + turn], None if mask is None else mask[i : i + turn]),
-            (shared_2GPD, None if shared_mask is None else shared_mask[i : i + turn]),
+            (own_2BGCD[:, i : i + turn], _of_rows(mask, i, turn)),
+            (shared_2GPD, _of_rows(shared_mask, i, turn)),
             softcap,
         )
         for i in range(0, rows, turn)
     ]
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).transpose(1, 2), None
+
+
+def _of_rows(mask: torch.Tensor | None, first: int, count: int) -> torch.Tensor | None:
+    """Some rows' part of a mask, which may be one for all rows."""
+    return mask if mask is None or mask.shape[0] == 1 else mask[first : first + count]
 
 
 def _two_parts(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from cai.models.local import attention
 from cai.models.local.decode import DecodeRow, Decoding, Memory, _longest_first, _width, decode
 from cai.models.local.logprobs import TokenRow, completion_logps
 from cai.models.local.network import Network
@@ -73,6 +74,18 @@ def test_a_shared_beginning_and_rows_taken_in_later_change_no_token(make_model, 
     assert decode(network, rows, never) == alone
     assert decode(network, rows, never, max_rows=3) == alone, "rows wait for a place and are taken in later"
     assert [len(decoded.ids) for decoded in alone] == limits
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Mistral", "Gemma2"])
+@pytest.mark.parametrize("most", [1, 20_000])
+def test_rows_whose_scores_do_not_fit_at_once_take_turns(make_model, monkeypatch, kind, most):
+    """With one score at a time each row is alone; with 20,000 two or three go together when prompts are read."""
+    network = exact_network(make_model(kind))
+    beginning = tuple(range(20, 20 + 2 * MIN_SHARED))
+    rows = [DecodeRow((*beginning, *ids), GREEDY, 0) for ids in prompts(7)]
+    at_once = decode(network, rows, never)
+    monkeypatch.setattr(attention, "MAX_SCORES", most)
+    assert decode(network, rows, never) == at_once
 
 
 @pytest.mark.parametrize("kind", ["Llama", "Mistral", "Gemma2"])
