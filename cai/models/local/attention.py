@@ -23,6 +23,9 @@ MAX_SCORES = 1 << 22
 GROWTH = 64
 """Slots grow by whole numbers of this many columns."""
 
+_FUSED: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+"""What `scaled_dot_product_attention` runs on a CPU; by its own name it also tells the logarithm of the scores' sum."""
+
 Layers = list[torch.Tensor]
 """Keys and values of consecutive positions, (2, G, n, D) for each layer."""
 
@@ -184,6 +187,9 @@ def attend(
         return out_BHSD.transpose(1, 2), None
     shared_2GPD = None if run.shared is None else run.shared[layer]
     shared_mask = None if shared_2GPD is None else run.shared_mask(window, shared_2GPD.shape[2], query_BHSD)
+    if _FUSED is not None and query_BHSD.device.type == "cpu" and softcap is None and shared_mask is None:
+        assert shared_2GPD is not None
+        return _fused_parts(query_BHSD, own_2BGCD, mask, shared_2GPD, scale).transpose(1, 2), None
     rows, heads, new, _ = query_BHSD.shape
     width = own_2BGCD.shape[3] + (0 if shared_2GPD is None else shared_2GPD.shape[2])
     turn = max(1, MAX_SCORES // (heads * new * width))
@@ -197,6 +203,27 @@ def attend(
         for i in range(0, rows, turn)
     ]
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).transpose(1, 2), None
+
+
+def _fused_parts(
+    query_BHSD: torch.Tensor,
+    own_2BGCD: torch.Tensor,
+    mask: torch.Tensor | None,
+    shared_2GPD: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """Both parts by a kernel that holds no scores but tells the logarithm of their sum, by which the two are mixed."""
+    rows, heads, new, width = query_BHSD.shape
+    groups = own_2BGCD.shape[2]
+    own_2BHCD = own_2BGCD.repeat_interleave(heads // groups, dim=2) if groups != heads else own_2BGCD
+    own_BHSD, own_BHS = _FUSED(query_BHSD, *own_2BHCD, attn_mask=mask, scale=scale)
+    # Rows see the shared part alike, so they are taken as more queries of one row.
+    query_GND = query_BHSD.reshape(rows, groups, -1, width).transpose(0, 1).reshape(1, groups, -1, width)
+    shared_GND, shared_GN = _FUSED(query_GND, *shared_2GPD[:, None], scale=scale)
+    shared_BHSD = shared_GND[0].reshape(groups, rows, -1, width).transpose(0, 1).reshape(rows, heads, new, width)
+    shared_BHS = shared_GN[0].reshape(groups, rows, -1).transpose(0, 1).reshape(rows, heads, new)
+    share_BHS1 = torch.sigmoid(own_BHS - shared_BHS)[..., None].to(query_BHSD.dtype)
+    return torch.lerp(shared_BHSD, own_BHSD, share_BHS1)
 
 
 def _of_rows(mask: torch.Tensor | None, first: int, count: int) -> torch.Tensor | None:
