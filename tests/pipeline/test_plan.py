@@ -55,7 +55,7 @@ def test_the_largest_batches_are_those_of_the_engine(quickstart: Pipeline) -> No
     assert (generating.rows, generating.reply) == (64, 64)
     judging = works[1].batches[0]
     assert isinstance(judging, Judging)
-    assert judging.rows * judging.length <= 8192 < (judging.rows + 1) * judging.length
+    assert judging.rows * judging.length <= 2048 < (judging.rows + 1) * judging.length
     training = works[4].batches[0]
     assert isinstance(training, Training)
     assert training.rows % 2 == 0

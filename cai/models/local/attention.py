@@ -120,6 +120,15 @@ class Pass:
     _masks: dict[int | None, torch.Tensor | None] = field(default_factory=dict)
     _shared_masks: dict[int, torch.Tensor | None] = field(default_factory=dict)
 
+    @property
+    def alone(self) -> bool:
+        """The new positions see each other alone, so a column sees itself and what lies before it."""
+        return self.slots is None or self.fresh
+
+    def causal(self, window: int | None) -> bool:
+        """Each column sees all that lie before it."""
+        return self.alone and self.related_BSS is None and window is None
+
     def known(self, layer: int, new_2BGSD: torch.Tensor) -> torch.Tensor:
         """Write the new keys and values, and give all of the rows' own ones, (2, B, G, C, D)."""
         if self.made is not None:
@@ -146,7 +155,7 @@ class Pass:
 
     def _seen(self, window: int | None) -> torch.Tensor:
         at_BS1 = self.positions_BS[:, :, None]
-        if self.slots is None or self.fresh:
+        if self.alone:
             keys_B1C = self.positions_BS[:, None, :]
         else:
             keys_B1C = torch.arange(self.columns, device=at_BS1.device)[None, None]
@@ -178,18 +187,21 @@ def attend(
     window, softcap = also.get("sliding_window"), also.get("softcap")
     scale = query_BHSD.shape[-1] ** -0.5 if scaling is None else scaling
     own_2BGCD = run.known(layer, torch.stack((key_BGSD, value_BGSD)))
+    shared_2GPD = None if run.shared is None else run.shared[layer]
+    shared_mask = None if shared_2GPD is None else run.shared_mask(window, shared_2GPD.shape[2], query_BHSD)
+    if _FUSED is not None and query_BHSD.device.type == "cpu" and softcap is None and shared_mask is None:
+        mask = None if run.causal(window) else run.mask(window, query_BHSD)
+        out_BHSD, own_BHS = _fused(query_BHSD, own_2BGCD, mask, causal=run.alone, scale=scale)
+        if shared_2GPD is not None:
+            out_BHSD = _with_shared(out_BHSD, own_BHS, query_BHSD, shared_2GPD, scale)
+        return out_BHSD.transpose(1, 2), None
     mask = run.mask(window, query_BHSD)
-    if run.shared is None and softcap is None:
+    if shared_2GPD is None and softcap is None:
         grouped = own_2BGCD.shape[2] != query_BHSD.shape[1]
         out_BHSD = functional.scaled_dot_product_attention(
             query_BHSD, own_2BGCD[0], own_2BGCD[1], attn_mask=mask, scale=scale, enable_gqa=grouped
         )
         return out_BHSD.transpose(1, 2), None
-    shared_2GPD = None if run.shared is None else run.shared[layer]
-    shared_mask = None if shared_2GPD is None else run.shared_mask(window, shared_2GPD.shape[2], query_BHSD)
-    if _FUSED is not None and query_BHSD.device.type == "cpu" and softcap is None and shared_mask is None:
-        assert shared_2GPD is not None
-        return _fused_parts(query_BHSD, own_2BGCD, mask, shared_2GPD, scale).transpose(1, 2), None
     rows, heads, new, _ = query_BHSD.shape
     width = own_2BGCD.shape[3] + (0 if shared_2GPD is None else shared_2GPD.shape[2])
     turn = max(1, MAX_SCORES // (heads * new * width))
@@ -205,19 +217,23 @@ def attend(
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).transpose(1, 2), None
 
 
-def _fused_parts(
-    query_BHSD: torch.Tensor,
-    own_2BGCD: torch.Tensor,
-    mask: torch.Tensor | None,
-    shared_2GPD: torch.Tensor,
-    scale: float,
+def _fused(
+    query_BHSD: torch.Tensor, own_2BGCD: torch.Tensor, mask: torch.Tensor | None, *, causal: bool, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention to the rows' own positions, and the logarithm of each query's summed scores, (B, H, S). Where a query
+    sees no later column, what lies behind it is not even computed."""
+    share = query_BHSD.shape[1] // own_2BGCD.shape[2]
+    keys_BHCD, values_BHCD = own_2BGCD if share == 1 else own_2BGCD.repeat_interleave(share, dim=2)
+    out_BHSD, own_BHS = _FUSED(query_BHSD, keys_BHCD, values_BHCD, is_causal=causal, attn_mask=mask, scale=scale)
+    return out_BHSD, own_BHS
+
+
+def _with_shared(
+    own_BHSD: torch.Tensor, own_BHS: torch.Tensor, query_BHSD: torch.Tensor, shared_2GPD: torch.Tensor, scale: float
 ) -> torch.Tensor:
-    """Both parts by a kernel that holds no scores but tells the logarithm of their sum, by which the two are mixed."""
+    """Attention to the shared positions mixed in. Rows see them alike, so all queries are taken as one row's."""
     rows, heads, new, width = query_BHSD.shape
-    groups = own_2BGCD.shape[2]
-    own_2BHCD = own_2BGCD.repeat_interleave(heads // groups, dim=2) if groups != heads else own_2BGCD
-    own_BHSD, own_BHS = _FUSED(query_BHSD, *own_2BHCD, attn_mask=mask, scale=scale)
-    # Rows see the shared part alike, so they are taken as more queries of one row.
+    groups = shared_2GPD.shape[1]
     query_GND = query_BHSD.reshape(rows, groups, -1, width).transpose(0, 1).reshape(1, groups, -1, width)
     shared_GND, shared_GN = _FUSED(query_GND, *shared_2GPD[:, None], scale=scale)
     shared_BHSD = shared_GND[0].reshape(groups, rows, -1, width).transpose(0, 1).reshape(rows, heads, new, width)

@@ -21,8 +21,8 @@ from cai.models.local.prefix import alike, common_length
 
 Ids = tuple[int, ...]
 
-MAX_PASS_TOKENS = 8192
-MAX_TREE_TOKENS = 768
+MAX_PASS_TOKENS = 2048
+MAX_TREE_TOKENS = 1280
 """A tree grows no longer than this: attention within it costs its length squared, though branches never meet."""
 MIN_SAVING = 0.15
 """A text joins a tree when at least this share of its tokens is there already."""

@@ -26,7 +26,7 @@ PREFILL_TOKENS = 4096
 """New positions of one pass over prompts; `decode` says the same."""
 KEPT_BYTES = 512 << 20
 """Keys and values that are kept for later calls; the workbench says the same."""
-PASS_TOKENS = 8192
+PASS_TOKENS = 2048
 """New positions of one pass of judgements; `choices` says the same."""
 TILE_LOGITS = 1 << 25
 """Logits held at once; `logprobs` says the same."""
