@@ -115,6 +115,8 @@ class Pass:
     """The slots hold nothing of these rows yet, so there is nothing to read back."""
     related_BSS: torch.Tensor | None = None
     """Which of the new positions belong together, where several branches of a text lie in one row."""
+    asked_BA: torch.Tensor | None = None
+    """With `related_BSS`: the columns whose output is asked for. The last layer may leave the others out."""
     made: list[torch.Tensor] | None = None
     """Filled with each layer's new keys and values (2, B, G, S, D) where a list is given."""
     _masks: dict[int | None, torch.Tensor | None] = field(default_factory=dict)
@@ -191,9 +193,10 @@ def attend(
     shared_mask = None if shared_2GPD is None else run.shared_mask(window, shared_2GPD.shape[2], query_BHSD)
     if _FUSED is not None and query_BHSD.device.type == "cpu" and softcap is None and shared_mask is None:
         mask = None if run.causal(window) else run.mask(window, query_BHSD)
-        out_BHSD, own_BHS = _fused(query_BHSD, own_2BGCD, mask, causal=run.alone, scale=scale)
-        if shared_2GPD is not None:
-            out_BHSD = _with_shared(out_BHSD, own_BHS, query_BHSD, shared_2GPD, scale)
+        if run.asked_BA is not None and mask is not None and layer == module.config.num_hidden_layers - 1:
+            out_BHSD = _at_asked(run.asked_BA, query_BHSD, own_2BGCD, mask, shared_2GPD, scale)
+        else:
+            out_BHSD = _fused(query_BHSD, own_2BGCD, mask, shared_2GPD, causal=run.alone, scale=scale)
         return out_BHSD.transpose(1, 2), None
     mask = run.mask(window, query_BHSD)
     if shared_2GPD is None and softcap is None:
@@ -217,21 +220,48 @@ def attend(
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).transpose(1, 2), None
 
 
+def _at_asked(
+    asked_BA: torch.Tensor,
+    query_BHSD: torch.Tensor,
+    own_2BGCD: torch.Tensor,
+    mask: torch.Tensor,
+    shared_2GPD: torch.Tensor | None,
+    scale: float,
+) -> torch.Tensor:
+    """Attention of some columns' queries; the others' output, which nobody reads, is zero."""
+    _, heads, _, width = query_BHSD.shape
+    columns_B1A1 = asked_BA[:, None, :, None]
+    index_BHAD = columns_B1A1.expand(-1, heads, -1, width)
+    mask_B1AC = mask.gather(2, columns_B1A1.expand(-1, -1, -1, mask.shape[3]))
+    query_BHAD = query_BHSD.gather(2, index_BHAD)
+    out_BHAD = _fused(query_BHAD, own_2BGCD, mask_B1AC, shared_2GPD, causal=False, scale=scale)
+    return torch.zeros_like(query_BHSD).scatter_(2, index_BHAD, out_BHAD)
+
+
 def _fused(
-    query_BHSD: torch.Tensor, own_2BGCD: torch.Tensor, mask: torch.Tensor | None, *, causal: bool, scale: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention to the rows' own positions, and the logarithm of each query's summed scores, (B, H, S). Where a query
-    sees no later column, what lies behind it is not even computed."""
+    query_BHSD: torch.Tensor,
+    own_2BGCD: torch.Tensor,
+    mask: torch.Tensor | None,
+    shared_2GPD: torch.Tensor | None,
+    *,
+    causal: bool,
+    scale: float,
+) -> torch.Tensor:
+    """Attention by a kernel that holds no scores. Where a query sees no later column, what lies behind it is not even
+    computed."""
     share = query_BHSD.shape[1] // own_2BGCD.shape[2]
     keys_BHCD, values_BHCD = own_2BGCD if share == 1 else own_2BGCD.repeat_interleave(share, dim=2)
     out_BHSD, own_BHS = _FUSED(query_BHSD, keys_BHCD, values_BHCD, is_causal=causal, attn_mask=mask, scale=scale)
-    return out_BHSD, own_BHS
+    if shared_2GPD is None:
+        return out_BHSD  # type: ignore[no-any-return]
+    return _with_shared(out_BHSD, own_BHS, query_BHSD, shared_2GPD, scale)
 
 
 def _with_shared(
     own_BHSD: torch.Tensor, own_BHS: torch.Tensor, query_BHSD: torch.Tensor, shared_2GPD: torch.Tensor, scale: float
 ) -> torch.Tensor:
-    """Attention to the shared positions mixed in. Rows see them alike, so all queries are taken as one row's."""
+    """Attention to the shared positions mixed in, by the logarithms of both parts' summed scores. Rows see the shared
+    part alike, so all queries are taken as one row's."""
     rows, heads, new, width = query_BHSD.shape
     groups = shared_2GPD.shape[1]
     query_GND = query_BHSD.reshape(rows, groups, -1, width).transpose(0, 1).reshape(1, groups, -1, width)

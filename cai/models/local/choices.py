@@ -8,7 +8,7 @@ needs no more than its prompt, so continuations that differ in their first token
 Shapes: B trees, S columns of a tree, N scored tokens, D hidden width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -91,7 +91,7 @@ def _choice_logps(
         trees = _trees([texts[t] for t in group], skipped)
         for batch in batch_plan([len(tree.ids) for tree in trees], max_tokens):
             chosen = [trees[t] for t in batch]
-            run = _pass_over(network, chosen)
+            run = _pass_over(network, chosen, skipped)
             run.shared = None if shared is None else shared.layers
             width = max(len(tree.ids) for tree in chosen)
             ids_BS = network.tensor([[*tree.ids, *[0] * (width - len(tree.ids))] for tree in chosen])
@@ -122,7 +122,7 @@ def _trees(texts: Sequence[_Text], skipped: int) -> list[_Tree]:
     return trees
 
 
-def _pass_over(network: Network, trees: Sequence[_Tree]) -> Pass:
+def _pass_over(network: Network, trees: Sequence[_Tree], skipped: int) -> Pass:
     """Positions and kinship of the trees' columns, as right-padded rows."""
     width = max(len(tree.ids) for tree in trees)
     if all(len(tree.texts) == 1 for tree in trees):
@@ -135,7 +135,18 @@ def _pass_over(network: Network, trees: Sequence[_Tree]) -> Pass:
             last = path[-1] + 1
             related_BSS[number, done:last, path] = True
             done = max(done, last)
-    return Pass(network.tensor(positions), related_BSS=related_BSS.to(network.device))
+    told = [[column for _, columns in _told_at(tree, skipped) for column in columns] for tree in trees]
+    most = max(map(len, told))
+    asked_BA = network.tensor([[*columns, *[columns[-1]] * (most - len(columns))] for columns in told])
+    return Pass(network.tensor(positions), related_BSS=related_BSS.to(network.device), asked_BA=asked_BA)
+
+
+def _told_at(tree: _Tree, skipped: int) -> Iterator[tuple[_Asked, list[int]]]:
+    """For each continuation the columns whose outputs tell its tokens."""
+    for text, path in zip(tree.texts, tree.paths, strict=True):
+        for own in text.asked:
+            first = own.told_at - skipped
+            yield own, path[first : first + len(own.ids)]
 
 
 def _told(
@@ -146,11 +157,9 @@ def _told(
     index: list[int] = []
     asked: list[_Asked] = []
     for number, tree in enumerate(trees):
-        for text, path in zip(tree.texts, tree.paths, strict=True):
-            for own in text.asked:
-                first = own.told_at - skipped
-                index += [number * width + path[k] for k in range(first, first + len(own.ids))]
-                asked.append(own)
+        for own, columns in _told_at(tree, skipped):
+            index += [number * width + column for column in columns]
+            asked.append(own)
     hidden_ND = hidden_BSD.reshape(-1, hidden_BSD.shape[-1])[network.tensor(index)]
     logps_N = network.target_logps(hidden_ND, network.tensor([token for own in asked for token in own.ids]))
     parts = logps_N.split([len(own.ids) for own in asked])
