@@ -8,8 +8,12 @@ batch width of 32, 64 and 128. The floor is what bare forward passes over the sa
 """
 
 import argparse
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from measure import compared, median_seconds, report
@@ -29,7 +33,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--peak", action="store_true", help="only generate, and print the peak memory in MB")
     options = parser.parse_args()
+    if options.peak:
+        decode_all(options.rows)
+        return
     model = small_llama()
     network = network_of(model)
     prompts = texts(options.rows, 20, 300, seed=1)
@@ -51,10 +59,25 @@ def main() -> None:
     rate = tokens / seconds["ours"]
     results = [
         compared(f"tokens/s against {best}", rate, tokens / seconds[best], 2.0, round(floor / seconds["ours"], 3)),
-        compared("twice the rows: time of one half over the other", 2 * seconds["ours"], seconds["twice"], 2 / 2.1),
+        compared("twice the rows: twice the time over the time", 2 * seconds["ours"], seconds["twice"], 2 / 2.1),
+        compared("twice the rows: peak memory over peak memory", peak(options.rows), peak(2 * options.rows), 0.95),
     ]
     facts = {"seconds": seconds, "floor_seconds": floor, "tokens": tokens, "agreeing": agreeing, "rows": len(prompts)}
     report("generate", results, facts)
+
+
+def decode_all(rows: int) -> None:
+    prompts = texts(rows, 20, 300, seed=1)
+    asked = [DecodeRow(prompt, GREEDY, 0) for prompt in prompts]
+    decode(network_of(small_llama()), asked, lambda _, ids: len(ids) >= MEAN)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+
+
+def peak(rows: int) -> float:
+    """The peak of a process that generates this many answers, in MB."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--peak", "--rows", str(rows)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
 
 
 def natural_stops(network: Network, prompts: Sequence[Ids]) -> frozenset[int]:

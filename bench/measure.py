@@ -14,6 +14,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parent / "results"
+GUIDE = Path(__file__).resolve().parent.parent / "docs" / "speed.md"
+BENCHES = ("generate", "critique", "judge", "chat")
+START, END = "<!-- figures: make bench -->", "<!-- end of figures -->"
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 
 
@@ -72,7 +75,26 @@ def report(bench: str, results: Sequence[Result], facts: Mapping[str, object]) -
     RESULTS.mkdir(exist_ok=True)
     kept = {**told, "machine": machine(), "facts": dict(facts)}
     (RESULTS / f"{bench}.json").write_text(json.dumps(kept, indent=1) + "\n")
+    write_table()
     print(json.dumps(told))
+
+
+def write_table() -> None:
+    """The guide's table, from the results that are kept."""
+    before, _, rest = GUIDE.read_text("utf-8").partition(START)
+    _, _, after = rest.partition(END)
+    GUIDE.write_text(f"{before}{START}\n{table()}\n{END}{after}", "utf-8")
+
+
+def table() -> str:
+    lines = ["| bench | compared | ours | peer | ratio | asked |", "|---|---|---|---|---|---|"]
+    for bench in BENCHES:
+        path = RESULTS / f"{bench}.json"
+        for each in json.loads(path.read_text())["results"] if path.exists() else []:
+            share = f", {each['floor_share']:.0%} of the floor" if each["floor_share"] else ""
+            figures = f"{each['ours']:.2f} | {each['peer']:.2f} | {each['ratio']:.2f}×{share} | {each['goal']:.2f}×"
+            lines.append(f"| {bench} | {each['name']} | {figures} |")
+    return "\n".join(lines)
 
 
 def _version(package: str) -> str | None:
