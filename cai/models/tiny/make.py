@@ -29,7 +29,7 @@ TEMPLATE = (
 SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
 DECISION = 4.0
 """How much more the first token of a deciding turn weighs than the words after it."""
-BATCHES = 4
+BATCHES = 8
 
 
 @dataclass(frozen=True, slots=True)
