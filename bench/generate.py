@@ -8,7 +8,6 @@ batch width of 32, 64 and 128. The floor is what bare forward passes over the sa
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import torch
 from measure import compared, median_seconds, report
+from memory import status
 from models import Ids, generated, network_of, small_llama, texts
 
 from cai.models.local.attention import Pass, Slots
@@ -70,7 +70,7 @@ def decode_all(rows: int) -> None:
     prompts = texts(rows, 20, 300, seed=1)
     asked = [DecodeRow(prompt, GREEDY, 0) for prompt in prompts]
     decode(network_of(small_llama()), asked, lambda _, ids: len(ids) >= MEAN)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+    print(status("VmHWM") / 1e6)
 
 
 def peak(rows: int) -> float:

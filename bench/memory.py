@@ -169,7 +169,7 @@ def measured_here(job: Job, folder: str, device: str) -> dict[str, float]:
     before = _reset(device)
     started = time.perf_counter()
     bench = _do(job, folder, device)
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else status("VmHWM")
     return {"peak": peak - before, "dense": bench.dense_bytes, "seconds": time.perf_counter() - started}
 
 
@@ -260,10 +260,10 @@ def _reset(device: str) -> int:
         torch.cuda.reset_peak_memory_stats()
         return int(torch.cuda.memory_allocated())
     Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
+    return status("VmRSS")
 
 
-def _status(name: str) -> int:
+def status(name: str) -> int:
     """A line of /proc/self/status, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
