@@ -13,14 +13,17 @@ from cai.strict_yaml import read_yaml
 
 
 def pinned(pipeline: Pipeline, folder: Path) -> ModelSpec | None:
-    """The model at the commit that this run has, or that its revision stands for now."""
+    """The model at the commit that this run has, or that its revision stands for now. One that is not there is refused
+    here, before torch is loaded."""
     from cai.models.local.finding import find_model, is_commit
 
     spec = pipeline.model
-    if spec is None or spec.revision is None or is_commit(spec.revision):
-        return spec
-    commit = _recorded(spec, folder) or find_model(spec.base, spec.revision).revision
-    return replace(spec, revision=commit)
+    if spec is None:
+        return None
+    moves = spec.revision is not None and not is_commit(spec.revision)
+    recorded = _recorded(spec, folder) if moves else None
+    found = find_model(spec.base, recorded or spec.revision)
+    return replace(spec, revision=recorded or found.revision) if moves else spec
 
 
 def _recorded(spec: ModelSpec, folder: Path) -> str | None:

@@ -1,11 +1,12 @@
 """A branch of a hub model is looked up once; the run notes the commit, and takes it again when it goes on."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cai.errors import MissingModel
 from cai.models.local import finding
 from cai.models.local.finding import Found
 from cai.models.local.spec import ModelSpec
@@ -61,13 +62,22 @@ def test_whoever_talks_to_the_result_takes_that_commit_too(pipeline: Pipeline, t
     assert _spec(read_yaml(tmp_path / "run.yaml"), tmp_path).revision == FIRST
 
 
-def test_a_commit_and_a_local_model_need_no_looking_up(pipeline: Pipeline, tmp_path: Path, monkeypatch) -> None:
-    def refuse(base: str, revision: str | None) -> Found:
-        raise MissingModel(base, "must not be asked", revision, "")
-
-    monkeypatch.setattr(finding, "find_model", refuse)
+def test_a_commit_and_a_local_model_stay_what_they_are(pipeline: Pipeline, tmp_path: Path, monkeypatch) -> None:
+    stands_for(monkeypatch, SECOND)
     exact = load_pipeline(pipeline.path, ["model.base=org/model", f"model.revision={FIRST}"])
     assert pinned(exact, tmp_path).revision == FIRST
     embedded = load_pipeline(pipeline.path)
     assert pinned(embedded, tmp_path) == ModelSpec("tiny", lora=embedded.model.lora)
     assert "commit" not in resolved(embedded)
+
+
+def test_a_model_that_is_not_there_is_refused_before_torch_is_loaded(pipeline: Pipeline, tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from cai.errors import MissingModel\n"
+        "from cai.pipeline.pinning import pinned; from cai.pipeline.spec import load_pipeline\n"
+        "try: pinned(load_pipeline(Path(sys.argv[1]), ['model.base=./missing']), Path(sys.argv[2]))\n"
+        "except MissingModel: sys.exit('torch' in sys.modules)\n"
+        "sys.exit(3)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(pipeline.path), str(tmp_path)], check=False)
+    assert done.returncode == 0
