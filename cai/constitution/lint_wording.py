@@ -19,6 +19,7 @@ from cai.constitution.lint_words import (
     LOOKALIKES,
     MARKUP,
     NEGATION,
+    ONLY_PLACEHOLDER,
     PLACEHOLDER,
     PURPOSES,
     STATES,
@@ -75,7 +76,7 @@ def placeholder_text(subject: Subject) -> Iterator[Note]:
     for principle in subject.principles:
         for test in principle.tests:
             for text in (test.prompt, test.better, test.worse):
-                if text.strip(" .…?_-") in ("", "TODO", "TBD", "FIXME"):
+                if ONLY_PLACEHOLDER.fullmatch(text):
                     yield Note(test.line, f"{named(principle)}: a test holds only '{text}'", "write it or remove it")
 
 

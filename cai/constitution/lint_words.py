@@ -40,10 +40,13 @@ CARRIER = re.compile(
     r"\s+(response|answer|reply|text|it)\W*(so that it)?\W*$",
     re.IGNORECASE,
 )
+UNWRITTEN = r"(?:TODO|FIXME|TBD|XXX+)"
 PLACEHOLDER = re.compile(
-    r"\b(TODO|FIXME|TBD|XXX+)\b|(?i:\blorem ipsum\b|\bplaceholder\b)|\{\{?\s*\w+\s*\}?\}|<[a-z][a-z _-]*>"
+    rf"\b{UNWRITTEN}\b"
+    r"|(?i:\blorem ipsum\b|\bplaceholder\b)|\{\{?\s*\w+\s*\}?\}|<[a-z][a-z _-]*>"
     r"|\[(?i:insert|your|fill|describe)\b[^\]]*\]|^\W*$"
 )
+ONLY_PLACEHOLDER = re.compile(rf"[\s.…?_-]*+{UNWRITTEN}?[\s.…?_-]*+")
 MARKUP = re.compile(
     r"\b(?i:answer|response|option|reply|choice|candidate)s?\s+\(?[AB]\b\)?|(?<!\w)\([AB]\)|\bA or B\b|\bA and B\b"
     r"|\[[0-9a-f]{4}\]|<\|[^|]*\|>|\[/?INST\]|<</?SYS>>|</?s>|</?think>|`{3}"
