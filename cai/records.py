@@ -81,10 +81,16 @@ class Verdict:
     principle_id: str
     p_first: float
     p_first_swapped: float
+    reasons: tuple[str, ...] = ()
+    """What the judge thought before it decided, where it was asked to: as many texts about either order."""
 
     @property
     def p(self) -> float:
         return (self.p_first + self.p_first_swapped) / 2
+
+    def turned(self) -> "Verdict":
+        """The same judgement told of the other answer, which stood first where this one stood second."""
+        return dataclasses.replace(self, p_first=1 - self.p_first_swapped, p_first_swapped=1 - self.p_first)
 
 
 @dataclass(frozen=True, slots=True)

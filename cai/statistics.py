@@ -62,13 +62,104 @@ def cohen_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float:
     return (observed - chance) / (1 - chance) if chance < 1 else math.nan
 
 
-def expected_calibration_error(p: Sequence[float], y: Sequence[bool | int], bins: int = 10) -> float:
-    """The mean gap between confidence and frequency over equally wide bins, each weighted by its share of the items."""
+def expected_calibration_error(
+    p: Sequence[float], y: Sequence[float], bins: int = 10, *, equal_mass: bool = False
+) -> float:
+    """The mean gap between confidence and frequency over bins, each weighted by its share of the items."""
+    found = reliability(p, y, bins, equal_mass=equal_mass)
+    return math.fsum(part.n * abs(part.confidence - part.frequency) for part in found) / len(p)
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """What was said of the items of one bin, and how often it was true."""
+
+    n: int
+    confidence: float
+    frequency: float
+
+
+def reliability(
+    p: Sequence[float], y: Sequence[float], bins: int = 10, *, equal_mass: bool = False
+) -> list[ReliabilityBin]:
+    """The bins that hold anything, by rising confidence; a truth may be a half, where nobody knows.
+
+    Bins are equally wide, or with `equal_mass` hold about equally many items; equal confidences are never parted.
+    """
     assert len(p) == len(y) > 0, (len(p), len(y))
-    gaps = [0.0] * bins
-    for confidence, truth in zip(p, y, strict=True):
-        gaps[min(int(confidence * bins), bins - 1)] += confidence - truth
-    return sum(abs(gap) for gap in gaps) / len(p)
+    ordered = sorted(zip(p, y, strict=True))
+    parts: list[list[tuple[float, float]]] = [[] for _ in range(bins)]
+    first = 0
+    for i, item in enumerate(ordered):
+        if item[0] != ordered[first][0]:
+            first = i
+        parts[first * bins // len(ordered) if equal_mass else min(int(item[0] * bins), bins - 1)].append(item)
+    return [
+        ReliabilityBin(len(part), math.fsum(q for q, _ in part) / len(part), math.fsum(t for _, t in part) / len(part))
+        for part in parts
+        if part
+    ]
+
+
+def auroc(p: Sequence[float], y: Sequence[bool | int]) -> float:
+    """The chance that a true item got more than a false one, ties counting half; NaN where one kind is missing."""
+    assert len(p) == len(y) > 0, (len(p), len(y))
+    positives = _count([bool(truth) for truth in y], True)
+    negatives = len(y) - positives
+    if not positives or not negatives:
+        return math.nan
+    ranks = math.fsum(rank for rank, truth in zip(mean_ranks(p), y, strict=True) if truth)
+    return (ranks - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    """The correlation of ranks; NaN where one side never varies."""
+    assert len(a) == len(b) > 0, (len(a), len(b))
+    if len(set(a)) == 1 or len(set(b)) == 1:
+        return math.nan
+    x, y = mean_ranks(a), mean_ranks(b)
+    middle = (len(a) + 1) / 2
+    together = math.fsum((i - middle) * (j - middle) for i, j in zip(x, y, strict=True))
+    apart = math.fsum((i - middle) ** 2 for i in x) * math.fsum((j - middle) ** 2 for j in y)
+    return together / math.sqrt(apart)
+
+
+def mean_ranks(values: Sequence[float]) -> list[float]:
+    """Each value's rank from 1; equal ones share the mean of theirs."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    ranks = [0.0] * len(values)
+    start = 0
+    while start < len(order):
+        end = start
+        while end < len(order) and values[order[end]] == values[order[start]]:
+            end += 1
+        for i in order[start:end]:
+            ranks[i] = (start + 1 + end) / 2
+        start = end
+    return ranks
+
+
+def tempered(p: float, temperature: float) -> float:
+    """The probability with its log-odds divided by a temperature: above 1 it is less sure, below 1 surer."""
+    if temperature == 1 or p in (0.0, 1.0):
+        return p
+    return _sigmoid(math.log(p / (1 - p)) / temperature)
+
+
+def fit_temperature(p: Sequence[float], y: Sequence[bool | int]) -> float:
+    """The temperature of least log-loss (Guo et al. 2017, arXiv 1706.04599), between 1/20 and 20.
+
+    The loss is convex in 1/T, so its slope is halved down to zero. Certainty is taken for 1 - 1e-6: infinite log-odds
+    would let one wrong item decide everything.
+    """
+    assert len(p) == len(y) > 0, (len(p), len(y))
+    odds = [math.log(q / (1 - q)) for q in (min(max(each, 1e-6), 1 - 1e-6) for each in p)]
+    low, high = 1 / 20, 20.0
+    for _ in range(60):
+        inverse = math.sqrt(low * high)
+        slope = math.fsum(z * (_sigmoid(z * inverse) - bool(truth)) for z, truth in zip(odds, y, strict=True))
+        low, high = (low, inverse) if slope > 0 else (inverse, high)
+    return 1 / math.sqrt(low * high)
 
 
 def brier(p: Sequence[float], y: Sequence[bool | int]) -> float:
@@ -79,3 +170,7 @@ def brier(p: Sequence[float], y: Sequence[bool | int]) -> float:
 
 def _count(labels: Sequence[Hashable], label: Hashable) -> int:
     return sum(each == label for each in labels)
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))

@@ -22,7 +22,8 @@ data_app = typer.Typer(no_args_is_help=True, help="Import, export, filter and in
 
 Form = Literal["explicit", "standard", "implicit", "unpaired", "sharegpt", "alpaca"]
 FILTERS = ("exact-duplicates", "near-duplicates", "bursts", "private-data", "poor-text")
-Layout = Literal["hh", "trl", "openai", "llama-factory", "jsonl", "parquet"]
+Target = Literal["hh", "trl", "openai", "llama-factory", "jsonl", "parquet"]
+Layout = Literal[Target, "llmbar", "hhh"]
 Sorts = Literal["preferences", "answers", "unpaired"]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON value, for programs.")]
 Source = Annotated[
@@ -58,7 +59,7 @@ def import_command(
 @data_app.command("export")
 def export_command(
     data: Source,
-    to: Annotated[Layout, typer.Option("--to", help="Whose layout to write.", show_default=False)],
+    to: Annotated[Target, typer.Option("--to", help="Whose layout to write.", show_default=False)],
     out: Out,
     rows: OfSort = None,
     form: Annotated[

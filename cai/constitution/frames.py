@@ -11,7 +11,7 @@ from cai.seeds import derive
 
 CRITIQUE = "Critique request: {critique} Name what is wrong, or say that nothing is."
 REVISION = "Revision request: {revision} Reply with the answer only."
-JUDGE = """Compare two answers to one request.
+_COMPARE = """Compare two answers to one request.
 
 Request:
 {conversation}
@@ -26,7 +26,10 @@ Answer B [{nonce}]:
 {second}
 [{nonce}]
 
-Reply with A or B."""
+"""
+DECIDE = "Reply with A or B."
+JUDGE = _COMPARE + DECIDE
+REASON = _COMPARE + "First say in a few sentences how the two differ in this respect. Do not decide yet."
 SCORE = """Rate an answer to a request.
 
 Request:
@@ -44,8 +47,10 @@ LABELS = ("A", "B")
 SCORES = tuple(str(i) for i in range(1, 11))
 
 
-def frames_digest() -> str:
-    return digest([CRITIQUE, REVISION, JUDGE, SCORE, LABELS, SCORES])
+def frames_digest(*, reasoned: bool = False) -> str:
+    """Of the frames that shape a record; a judge that reasons first is asked in two more."""
+    frames = [CRITIQUE, REVISION, JUDGE, SCORE, LABELS, SCORES]
+    return digest([*frames, REASON, DECIDE] if reasoned else frames)
 
 
 def critique_messages(messages: Sequence[Message], answer: str, critique: str) -> tuple[Message, ...]:
@@ -61,12 +66,21 @@ def revision_messages(critique_exchange: Sequence[Message], critique: str, revis
 
 
 def judge_messages(
-    messages: Sequence[Message], first: str, second: str, preference: str, seed: int
+    messages: Sequence[Message], first: str, second: str, preference: str, seed: int, *, reasoned: bool = False
 ) -> tuple[Message, ...]:
-    """The comparison of two answers; neither can close its own fence, because it cannot know the nonce."""
+    """The comparison of two answers; neither can close its own fence, because it cannot know the nonce.
+
+    `reasoned` asks for what speaks for either, and for no decision: `decision_messages` asks for that afterwards.
+    """
     nonce = fence_nonce(seed, [first, second, preference])
-    text = JUDGE.format(conversation=as_text(messages), first=first, second=second, preference=preference, nonce=nonce)
+    frame = REASON if reasoned else JUDGE
+    text = frame.format(conversation=as_text(messages), first=first, second=second, preference=preference, nonce=nonce)
     return (Message("user", text),)
+
+
+def decision_messages(asked: Sequence[Message], reasoning: str) -> tuple[Message, ...]:
+    """The question, what the judge thought of it, and the request to decide."""
+    return (*asked, Message("assistant", reasoning), Message("user", DECIDE))
 
 
 def score_messages(messages: Sequence[Message], answer: str, preference: str, seed: int) -> tuple[Message, ...]:

@@ -148,9 +148,13 @@ def draw_principle(constitution: Constitution, seed: int, row: str, round_number
     between them, and no text has a say in it.
     """
     assert constitution.principles, constitution.path
-    return min(
-        constitution.principles, key=lambda principle: (_score(principle, seed, row, round_number), principle.id)
-    )
+    return drawn_order(constitution, seed, row, round_number)[0]
+
+
+def drawn_order(constitution: Constitution, seed: int, row: str, round_number: int) -> tuple[Principle, ...]:
+    """All principles as this row draws them one after the other, none twice."""
+    scored = [(_score(principle, seed, row, round_number), principle.id) for principle in constitution.principles]
+    return tuple(principle for _, principle in sorted(zip(scored, constitution.principles, strict=True)))
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

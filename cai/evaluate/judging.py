@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from cai.evaluate.suites import JUDGED, Item
+from cai.feedback.judge_card import Judged, judge_card
 from cai.models.tiny.oracle import JudgePair
 from cai.records import Verdict, content_id
-from cai.statistics import Interval, brier, expected_calibration_error, share_interval
+from cai.statistics import Interval
 
 Judge = Callable[[Sequence[JudgePair]], Sequence[Verdict]]
 """One verdict for each pair: the probability of the better answer, shown first and shown second."""
@@ -47,26 +48,26 @@ def judge_facts(items: Iterable[Item]) -> JudgeFacts | None:
     judged = [item for item in items if item.label == JUDGED]
     if not judged:
         return None
-    right = [item.flags["right"] for item in judged]
-    first, second = ([item.flags[name] for item in judged] for name in ("right_first", "right_second"))
-    p_better = [item.scores["p_better"] for item in judged]
-    # The truth of "this one is better" alternates, since a calibration of certain truths would only measure sharpness.
-    turned = [p if i % 2 else 1 - p for i, p in enumerate(p_better)]
-    truth = [i % 2 == 1 for i in range(len(judged))]
-    families = sorted({item.reply for item in judged})
+    card = judge_card([_judged(item) for item in judged], {})
+    families = {part.name: part.accuracy.share for part in card.subsets}
     return JudgeFacts(
-        n=len(judged),
-        accuracy=_share(right),
-        interval=share_interval(sum(right), len(right)),
-        shown_first=_share(first),
-        shown_second=_share(second),
-        both_orders=_share([a and b for a, b in zip(first, second, strict=True)]),
-        first_position=(_share(first) + 1 - _share(second)) / 2,
-        longer_wins=_share([item.flags["longer"] for item in judged]),
-        calibration_error=expected_calibration_error(turned, truth),
-        brier=brier(turned, truth),
-        families={name: _share([i.flags["right"] for i in judged if i.reply == name]) for name in families},
+        n=card.judged,
+        accuracy=card.accuracy.share,
+        interval=Interval(card.accuracy.low, card.accuracy.high),
+        shown_first=card.shown_first,
+        shown_second=card.shown_second,
+        both_orders=card.both_orders.share,
+        first_position=card.first_position.share,
+        longer_wins=card.longer_wins,
+        calibration_error=card.calibration_error,
+        brier=card.brier,
+        families=families or {judged[0].reply: card.accuracy.share},
     )
+
+
+def _judged(item: Item) -> Judged:
+    p, first, second = (item.scores[name] for name in ("p_better", "p_first", "p_second"))
+    return Judged(item.id, item.reply, p, first, second, "preferred", 1 if item.flags["longer"] else -1)
 
 
 def _item(suite_name: str, pair: JudgePair, verdict: Verdict) -> Item:
@@ -79,7 +80,3 @@ def _item(suite_name: str, pair: JudgePair, verdict: Verdict) -> Item:
     scores = {"p_better": verdict.p, "p_first": verdict.p_first, "p_second": verdict.p_first_swapped}
     identity = content_id("judged", pair.family, pair.prompt.id, pair.better, pair.worse)
     return Item(identity, suite_name, JUDGED, pair.prompt.messages[-1].content, pair.family, flags, scores)
-
-
-def _share(flags: Sequence[bool]) -> float:
-    return sum(flags) / len(flags)

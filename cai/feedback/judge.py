@@ -2,35 +2,44 @@
 
 Nothing here depends on which answer a pair calls its first: the same two answers get the same preference either way.
 A judge that gives no usable probabilities makes a reject, never a tie. `docs/decisions/pooling.md` says why principles
-are pooled as they are.
+are pooled as they are; how one principle is asked lives in `asking`.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
-from math import inf, isnan
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from cai.constitution.frames import LABELS, frames_digest, judge_messages
-from cai.constitution.model import Constitution, Principle, draw_principle
+from cai.constitution.frames import frames_digest
+from cai.constitution.model import Constitution, Principle, drawn_order
 from cai.errors import InputError
+from cai.feedback.asking import Question, Reasoning, Unheard, ask
 from cai.feedback.clean import folded, is_trivial, without_reasoning
 from cai.feedback.demonstrations import comparison_turns
 from cai.feedback.outcome import Outcome, first_of_each
 from cai.feedback.pairs import CandidatePair
-from cai.models.protocol import Choice, ChoiceRequest, Failed, Model
-from cai.records import Lineage, Message, Preference, PreferenceKind, Reject, Verdict, content_id
-from cai.seeds import derive
+from cai.models.protocol import Model
+from cai.records import Lineage, Preference, PreferenceKind, Reject, Verdict, content_id
+from cai.statistics import tempered
+
+CLAMP = 0.6
+"""The surest label of a judge that reasons: thinking makes it more certain than it is right (arXiv 2212.08073)."""
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeSettings:
-    principles: Literal["drawn", "all"] = "all"
-    """Every principle with a preference text, or one drawn for each pair."""
+    principles: Literal["all", "drawn"] | int = "all"
+    """Every principle with a preference text, or one or this many drawn for each pair by their weights."""
     tie_below: float = 0.6
     """A preference weaker than this is a tie."""
     contradiction_beyond: float = 0.7
     """Two orders that name different answers, both at least this surely, contradict each other."""
+    certain_at: float | None = None
+    """Ask one principle after the other, and stop for pairs that are this sure in both orders; None asks all."""
+    tokens_per_pair: int | None = None
+    """With `certain_at`: what all pairs together may cost in tokens, on average. Contested pairs get what is left."""
+    reasoning: Reasoning | None = None
+    temperature: float = 1.0
+    """Divides the log-odds of what was pooled: above 1 for a judge that is surer than it is right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,8 @@ class Decision:
 
     p: float
     kind: PreferenceKind
+    certainty: float
+    """How sure the less sure order is of the same answer; 0 where they name different ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +63,38 @@ class _Side:
         return is_trivial(self.shown)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Contest:
-    """A pair in an order of its own, so that the order it came in cannot matter."""
+    """A pair in an order of its own, so that the order it came in cannot matter, and what was heard of it so far."""
 
     pair: CandidatePair
     left: _Side
     right: _Side
-    principles: tuple[Principle, ...]
+    agenda: tuple[Principle, ...]
+    verdicts: list[Verdict] = field(default_factory=list)
+    ways: set[str] = field(default_factory=set)
+    lost: list[Unheard] = field(default_factory=list)
+    tokens: int = 0
 
     @property
     def needs_judge(self) -> bool:
         """An answer that says nothing loses, whatever a judge might see in it."""
         return not (self.left.says_nothing or self.right.says_nothing)
+
+    @property
+    def asked(self) -> int:
+        return len(self.verdicts) + len(self.lost)
+
+    def decision(self, settings: JudgeSettings) -> Decision:
+        """Where principles were drawn by their weights, they have had their say in the draw."""
+        every = settings.principles == "all"
+        weights = [principle.weight if every else 1.0 for principle in self.agenda[: len(self.verdicts)]]
+        return decide(self.verdicts, weights, settings)
+
+    def questions(self, number: int | None) -> list[Question]:
+        """The next ones, or all that are left."""
+        row, sides = self.pair, (self.left.shown, self.right.shown)
+        return [Question(row.id, row.prompt, *sides, principle) for principle in self.agenda[self.asked :][:number]]
 
 
 def judge(
@@ -72,7 +102,6 @@ def judge(
 ) -> Outcome[Preference]:
     """A `Preference` for each pair, or a reject."""
     usable = _judging(constitution)
-    turns = comparison_turns(constitution)
     outcome: Outcome[Preference] = Outcome()
     contests: list[_Contest] = []
     for pair in first_of_each(pairs, "prefer", outcome.rejects):
@@ -82,37 +111,37 @@ def judge(
             contests.append(contest)
         else:
             outcome.rejects.append(refusal)
-    requests = [request for c in contests if c.needs_judge for request in _requests(c, turns, seed)]
-    choices = judge_model.choose(requests) if requests else []
-    assert len(choices) == len(requests), (judge_model.name, len(choices), len(requests))
-    told = iter(choices)
+    _hear([contest for contest in contests if contest.needs_judge], constitution, judge_model, settings, seed)
+    asked_in = frames_digest(reasoned=settings.reasoning is not None)
     for contest in contests:
         made_by = (contest.pair.answerer, contest.pair.critic)
-        lineage = Lineage(constitution.behaviour_digest, frames_digest(), seed, *made_by)
+        lineage = Lineage(constitution.behaviour_digest, asked_in, seed, *made_by)
         if not contest.needs_judge:
             outcome.notes["decided without the judge"] += 1
             outcome.records.append(_by_walkover(contest, lineage))
-            continue
-        own = list(islice(told, 2 * len(contest.principles)))
-        verdicts = _verdicts(contest, own)
-        if isinstance(verdicts, Reject):
-            outcome.rejects.append(verdicts)
-            continue
-        lineage = replace(lineage, judge=judge_model.fingerprint, judged_by=_ways(own))
-        outcome.records.append(_preference(contest, verdicts, settings, lineage))
+        elif contest.lost:
+            outcome.rejects.append(_unheard(contest))
+        else:
+            lineage = replace(lineage, judge=judge_model.fingerprint, judged_by=", ".join(sorted(contest.ways)))
+            outcome.records.append(_preference(contest, settings, lineage))
+    outcome.notes.update(_spent(contests, settings))
     return outcome
 
 
 def decide(verdicts: Sequence[Verdict], weights: Sequence[float], settings: JudgeSettings) -> Decision:
     """All principles and both orders pooled into one probability, and what kind of preference that is."""
-    p = pool([verdict.p for verdict in verdicts], weights)
-    shown_first = pool([verdict.p_first for verdict in verdicts], weights)
-    shown_second = pool([verdict.p_first_swapped for verdict in verdicts], weights)
+    pooled = (
+        pool([verdict.p for verdict in verdicts], weights),
+        pool([verdict.p_first for verdict in verdicts], weights),
+        pool([verdict.p_first_swapped for verdict in verdicts], weights),
+    )
+    p, shown_first, shown_second = (tempered(each, settings.temperature) for each in pooled)
     opposed = (shown_first - 0.5) * (shown_second - 0.5) < 0
     surest_of_both = min(max(q, 1 - q) for q in (shown_first, shown_second))
-    if opposed and surest_of_both >= settings.contradiction_beyond:
-        return Decision(p, "contradiction")
-    return Decision(p, "tie" if max(p, 1 - p) < settings.tie_below else "preferred")
+    label = min(max(p, 1 - CLAMP), CLAMP) if settings.reasoning else p
+    if opposed:
+        return Decision(label, "contradiction" if surest_of_both >= settings.contradiction_beyond else "tie", 0.0)
+    return Decision(label, "tie" if max(p, 1 - p) < settings.tie_below else "preferred", surest_of_both)
 
 
 def pool(ps: Sequence[float], weights: Sequence[float]) -> float:
@@ -122,11 +151,58 @@ def pool(ps: Sequence[float], weights: Sequence[float]) -> float:
     return sum(count * p for p, count in zip(ps, counts, strict=True)) / total if total else 0.5
 
 
-def label_probabilities(choice: Choice, labels: int) -> tuple[float, ...] | None:
-    """Each label's share of the probability, or None when the model did not give one for every label."""
-    values = choice.logprobs
-    broken = len(values) != labels or any(isnan(value) or value == inf for value in values) or max(values) == -inf
-    return None if broken else choice.probabilities
+def _hear(
+    contests: Sequence[_Contest], constitution: Constitution, model: Model, settings: JudgeSettings, seed: int
+) -> None:
+    """Asks what the settings call for: everything at once, or principle after principle where pairs stay contested."""
+    turns = comparison_turns(constitution)
+    at_once = settings.certain_at is None
+    wave = list(contests)
+    while wave:
+        asked = [(contest, question) for contest in wave for question in contest.questions(None if at_once else 1)]
+        heard = ask([question for _, question in asked], turns, model, settings.reasoning, seed)
+        for (contest, _), told in zip(asked, heard, strict=True):
+            if isinstance(told, Unheard):
+                contest.lost.append(told)
+            else:
+                contest.verdicts.append(told.verdict)
+                contest.ways |= told.ways
+                contest.tokens += told.tokens
+        wave = _contested(contests, settings)
+
+
+def _contested(contests: Sequence[_Contest], settings: JudgeSettings) -> list[_Contest]:
+    """Whom to ask about again: pairs that are not certain yet and have principles left, within what may be spent.
+
+    The least certain come first. What another principle costs is taken from what the last ones did.
+    """
+    if settings.certain_at is None:
+        return []
+    doubts = {}
+    for i, contest in enumerate(contests):
+        if not contest.lost and contest.asked < len(contest.agenda):
+            certainty = contest.decision(settings).certainty
+            if certainty < settings.certain_at:
+                doubts[i] = certainty
+    wave = [contests[i] for i in sorted(doubts, key=lambda i: (doubts[i], i))]
+    if settings.tokens_per_pair is None:
+        return wave
+    left = float(settings.tokens_per_pair * len(contests) - sum(contest.tokens for contest in contests))
+    affordable = []
+    for contest in wave:
+        left -= contest.tokens / contest.asked
+        if left < 0:
+            break
+        affordable.append(contest)
+    return affordable
+
+
+def _spent(contests: Sequence[_Contest], settings: JudgeSettings) -> dict[str, int]:
+    if settings.certain_at is None:
+        return {}
+    heard = [contest for contest in contests if contest.verdicts]
+    unasked = sum(len(contest.agenda) - contest.asked for contest in heard)
+    return {"principles asked": sum(contest.asked for contest in heard), "principles not needed": unasked}
 
 
 def _judging(constitution: Constitution) -> Constitution:
@@ -144,9 +220,16 @@ def _judging(constitution: Constitution) -> Constitution:
 def _contest(pair: CandidatePair, usable: Constitution, settings: JudgeSettings, seed: int) -> _Contest:
     # By hash and not by alphabet: at exactly even odds the left one is called chosen, and that must favour no wording.
     left, right = (_Side(text, without_reasoning(text)) for text in sorted((pair.first, pair.second), key=content_id))
-    drawn = settings.principles == "drawn"
-    principles = (draw_principle(usable, seed, pair.id, 0),) if drawn else usable.principles
-    return _Contest(pair, left, right, principles)
+    if settings.principles == "all" and settings.certain_at is None:
+        return _Contest(pair, left, right, usable.principles)
+    drawn = drawn_order(usable, seed, pair.id, 0)
+    match settings.principles:
+        case "all":
+            return _Contest(pair, left, right, drawn)
+        case "drawn":
+            return _Contest(pair, left, right, drawn[:1])
+        case wanted:
+            return _Contest(pair, left, right, drawn[:wanted])
 
 
 def _refusal(contest: _Contest) -> Reject | None:
@@ -165,49 +248,18 @@ def _by_walkover(contest: _Contest, lineage: Lineage) -> Preference:
     return Preference(pair.prompt, chosen.text, rejected.text, 1.0, (), "preferred", lineage, pair.origin)
 
 
-def _requests(contest: _Contest, turns: tuple[Message, ...], seed: int) -> Iterator[ChoiceRequest]:
-    """For each principle the question with the left answer first, then with the right answer first."""
-    messages, left, right = contest.pair.prompt.messages, contest.left.shown, contest.right.shown
-    for principle in contest.principles:
-        fence = derive("judge", seed, contest.pair.id, principle.id)
-        for first, second in ((left, right), (right, left)):
-            asked = judge_messages(messages, first, second, principle.preference, fence)
-            yield ChoiceRequest((*turns, *asked), LABELS)
+def _unheard(contest: _Contest) -> Reject:
+    """A pair is judged by all that it was to be judged by, or not at all."""
+    first, lost = contest.lost[0], sum(question.lost for question in contest.lost)
+    detail = f"{lost} of {contest.asked * first.judgements} judgements: {first.detail}"
+    return Reject(contest.pair.id, "prefer", first.reason, detail)
 
 
-def _verdicts(contest: _Contest, choices: Sequence[Choice | Failed]) -> tuple[Verdict, ...] | Reject:
-    """Each principle's verdict on the left answer."""
-    failed = [choice for choice in choices if isinstance(choice, Failed)]
-    if failed:
-        detail = f"{len(failed)} of {len(choices)} judgements: {failed[0].detail}"
-        return Reject(contest.pair.id, "prefer", failed[0].reason, detail)
-    told = [choice for choice in choices if isinstance(choice, Choice)]
-    verdicts = []
-    for principle, left_first, right_first in zip(contest.principles, told[::2], told[1::2], strict=True):
-        shown_first = label_probabilities(left_first, len(LABELS))
-        shown_second = label_probabilities(right_first, len(LABELS))
-        if shown_first is None or shown_second is None:
-            values = f"log-probabilities of {LABELS}: {left_first.logprobs} and, swapped, {right_first.logprobs}"
-            return Reject(contest.pair.id, "prefer", "broken judgement", f"principle {principle.id!r}, {values}")
-        verdicts.append(Verdict(principle.id, shown_first[0], shown_second[1]))
-    return tuple(verdicts)
-
-
-def _ways(choices: Sequence[Choice | Failed]) -> str:
-    return ", ".join(sorted({choice.way for choice in choices if isinstance(choice, Choice)}))
-
-
-def _preference(
-    contest: _Contest, on_left: tuple[Verdict, ...], settings: JudgeSettings, lineage: Lineage
-) -> Preference:
-    decision = decide(on_left, [principle.weight for principle in contest.principles], settings)
+def _preference(contest: _Contest, settings: JudgeSettings, lineage: Lineage) -> Preference:
+    on_left = tuple(contest.verdicts)
+    decision = contest.decision(settings)
     pair, left, right = contest.pair, contest.left.text, contest.right.text
     if decision.p >= 0.5:
         return Preference(pair.prompt, left, right, decision.p, on_left, decision.kind, lineage, pair.origin)
-    on_right = tuple(_about_the_other(verdict) for verdict in on_left)
+    on_right = tuple(verdict.turned() for verdict in on_left)
     return Preference(pair.prompt, right, left, 1 - decision.p, on_right, decision.kind, lineage, pair.origin)
-
-
-def _about_the_other(verdict: Verdict) -> Verdict:
-    """The same judgement told of the other answer, which stood first where this one stood second."""
-    return Verdict(verdict.principle_id, 1 - verdict.p_first_swapped, 1 - verdict.p_first)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from cai.constitution.frames import SCORES, score_messages
 from cai.constitution.model import Principle
 from cai.errors import CaiError
+from cai.feedback.asking import label_probabilities
 from cai.feedback.clean import is_trivial, without_reasoning
-from cai.feedback.judge import label_probabilities
 from cai.models.protocol import ChoiceRequest, Model, all_told
 from cai.records import Prompt
 from cai.seeds import derive

@@ -65,6 +65,8 @@ class Choice:
     logprobs: tuple[float, ...]
     way: str = "log-probabilities"
     """How the choice was read. Where a model tells no probabilities, its word counts as certain."""
+    tokens: int = 0
+    """What was read to weigh them, as the model counts; 0 where it does not tell."""
 
     @property
     def probabilities(self) -> tuple[float, ...]:

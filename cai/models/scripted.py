@@ -59,15 +59,18 @@ class ScriptedModel:
                 _last_words(request.messages),
                 "pass `choices`, a function that gives their log-probabilities",
             )
-        return Choice(tuple(self._choices(request)))
+        return Choice(tuple(self._choices(request)), tokens=_words(request.messages))
 
 
 def _as_reply(request: Request, reply: str | Reply) -> Reply:
     """A text becomes a finished reply whose tokens are its words."""
     if isinstance(reply, Reply):
         return reply
-    prompt_tokens = sum(len(message.content.split()) for message in request.messages)
-    return Reply(reply, "stop", prompt_tokens, len(reply.split()))
+    return Reply(reply, "stop", _words(request.messages), len(reply.split()))
+
+
+def _words(messages: Sequence[Message]) -> int:
+    return sum(len(message.content.split()) for message in messages)
 
 
 def _last_words(messages: Sequence[Message]) -> str:

@@ -62,26 +62,89 @@ class ReviseConfig(BaseModel):
     """Prompts committed together. It is part of the plan: another size is another batch."""
 
 
-class PreferConfig(BaseModel):
-    """Make pairs of answers and have them judged by the constitution, in both orders."""
+class JudgingConfig(BaseModel):
+    """How pairs are judged, wherever they are."""
 
     model_config = _STRICT
 
-    pairs: Literal["revisions", "samples"] = "revisions"
-    """Original against revision, or new answers against each other."""
-    samples: int = Field(default=2, ge=2, le=16)
-    """Answers sampled for each prompt, where pairs are samples."""
-    source: str | None = Field(default=None, alias="from")
-    """Who samples: `base`, an earlier training stage, another run's (`quickstart/sft`) or one of `models`; the last
-    training stage if not said."""
     judge: str = BASE
     """Who judges: `base` or one of `models`."""
-    principles: Literal["all", "drawn"] = "all"
-    """Judge by every principle, or by one drawn for each pair."""
+    principles: Literal["all", "drawn"] | Count = "all"
+    """Judge by every principle, by one drawn for each pair, or by this many drawn."""
+    certain_at: Half | None = None
+    """Ask one principle after the other, and no more about a pair of which both orders are this sure."""
+    tokens_per_pair: Count | None = None
+    """With `certain_at`: what a pair may cost in tokens on average; contested pairs get what clear ones leave."""
+    reasoning: Annotated[int, Field(ge=0, le=16)] = 0
+    """How often the judge thinks aloud about each order before it decides; labels then stay within 0.4 and 0.6."""
+    reasoning_tokens: Count = 256
+    """The longest thought."""
     tie_below: Half = 0.6
     """A pair whose better answer is less sure than this is a tie."""
     contradiction_beyond: Half = 0.7
     """Where the two orders disagree, and each is at least this sure, the pair is a contradiction."""
+
+    @model_validator(mode="after")
+    def _a_budget_needs_an_order_of_asking(self) -> Self:
+        if self.tokens_per_pair is not None and self.certain_at is None:
+            raise ValueError("tokens_per_pair is what a judge may spend that stops when it is certain; set certain_at")
+        return self
+
+
+class Requirements(BaseModel):
+    """What a judge must reach before anything is made with it."""
+
+    model_config = _STRICT
+
+    accuracy: Share | None = None
+    """Share of pairs of which it names the better answer."""
+    consistency: Share | None = None
+    """Share of pairs of which it names the same answer in both orders."""
+    both_orders: Share | None = None
+    """Share of pairs that it gets right in either order."""
+    kappa: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """Agreement with the labels beyond chance."""
+    auroc: Share | None = None
+    """How well its probabilities part better from worse."""
+    above_length: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """How far its accuracy lies above that of the rule that the longer answer is better."""
+    calibration_error: Share | None = None
+    """At most this gap between how sure it is and how often it is right."""
+    unjudged: Share | None = None
+    """At most this share of pairs that it gives no judgement of."""
+
+
+class JudgeStageConfig(JudgingConfig):
+    """Measure the judge on pairs of which the better answer is known, before it is trusted."""
+
+    data: str = "tiny/tune"
+    """The pairs: `tiny/align`, `tiny/tune`, `tiny/test`, or a file in any layout that holds pairs."""
+    limit: Count = 400
+    """Take this many pairs."""
+    require: Requirements = Requirements()
+    """Stop the run, with exit code 3, where the judge falls short of any of these."""
+    chunk: Count = 64
+    """Pairs committed together. It is part of the plan: another size is another batch."""
+
+
+class PreferConfig(JudgingConfig):
+    """Make pairs of answers and have them judged by the constitution, in both orders."""
+
+    pairs: Literal["revisions", "samples", "imported"] = "revisions"
+    """Original against revision, new answers against each other, or the pairs of a file, judged anew."""
+    unconfirmed: Literal["reject", "keep"] = "reject"
+    """What becomes of a revision that the judge does not prefer to the original: a reject, or a pair as judged."""
+    samples: int = Field(default=2, ge=2, le=16)
+    """Answers sampled for each prompt, where pairs are samples."""
+    keep: Literal["all", "best"] = "all"
+    """Where pairs are samples: every judged pair, or only the best answer against the worst."""
+    file: str | None = None
+    """Where pairs are imported: the file, in any layout that holds pairs."""
+    source: str | None = Field(default=None, alias="from")
+    """Who samples: `base`, an earlier training stage, another run's (`quickstart/sft`) or one of `models`; the last
+    training stage if not said."""
+    calibrate: bool = False
+    """Soften or sharpen the labels by the temperature that the `judge` stage above found for this judge."""
     temperature: float = Field(default=1.0, ge=0)
     """Sampling temperature of the sampled answers."""
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -89,12 +152,18 @@ class PreferConfig(BaseModel):
     max_new_tokens: Count = 256
     """The longest sampled answer."""
     chunk: Count = 64
-    """Revisions or prompts committed together. It is part of the plan: another size is another batch."""
+    """Revisions, prompts or pairs committed together. It is part of the plan: another size is another batch."""
 
     @model_validator(mode="after")
-    def _revisions_have_no_sampler(self) -> Self:
-        if self.pairs == "revisions" and self.source is not None:
-            raise ValueError("pairs of revisions are not sampled from a model; remove 'from', or set pairs: samples")
+    def _each_kind_of_pairs_has_its_own_settings(self) -> Self:
+        if self.pairs != "samples" and self.source is not None:
+            raise ValueError(
+                f"pairs of {self.pairs} are not sampled from a model; remove 'from', or set pairs: samples"
+            )
+        if self.pairs != "samples" and self.keep != "all":
+            raise ValueError("only samples can be ranked; remove 'keep', or set pairs: samples")
+        if (self.pairs == "imported") != (self.file is not None):
+            raise ValueError("pairs: imported and 'file' belong together; give both or neither")
         return self
 
 
@@ -142,10 +211,11 @@ class EvaluateConfig(BaseModel):
     """Prompts committed together. It is part of the plan: another size is another batch."""
 
 
-StageConfig = ReviseConfig | PreferConfig | SftStageConfig | DpoStageConfig | EvaluateConfig
+StageConfig = ReviseConfig | JudgeStageConfig | PreferConfig | SftStageConfig | DpoStageConfig | EvaluateConfig
 
 KINDS: dict[str, type[StageConfig]] = {
     "revise": ReviseConfig,
+    "judge": JudgeStageConfig,
     "prefer": PreferConfig,
     "sft": SftStageConfig,
     "dpo": DpoStageConfig,

@@ -129,7 +129,8 @@ def test_a_principle_without_an_opinion_dilutes_nothing() -> None:
         (0.71, 0.29, "contradiction"),
         (1.0, 0.0, "contradiction"),
         (0.99, 0.25, "contradiction"),  # the mean is 0.62, but the orders name different answers, both surely
-        (0.99, 0.35, "preferred"),  # one order is not sure enough to contradict
+        (0.99, 0.35, "tie"),  # one order is not sure enough to contradict, and still names the other answer
+        (0.99, 0.5, "preferred"),  # one order has no opinion
         (0.69, 0.31, "tie"),
         (0.99, 0.71, "preferred"),
     ],

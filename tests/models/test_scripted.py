@@ -46,7 +46,7 @@ def test_a_script_that_runs_out_names_the_request_it_could_not_answer() -> None:
 
 def test_choices_come_from_their_function() -> None:
     model = ScriptedModel([], lambda request: [float(len(text)) for text in request.continuations])
-    assert model.choose([ChoiceRequest((Message("user", "?"),), ("a", "bbb"))]) == [Choice((1.0, 3.0))]
+    assert model.choose([ChoiceRequest((Message("user", "?"),), ("a", "bbb"))]) == [Choice((1.0, 3.0), tokens=1)]
 
 
 def test_choosing_without_a_script_is_refused_with_the_remedy() -> None:

@@ -85,7 +85,8 @@ class LocalModel:
                 sums = choice_logps(network, encoded, self._memory, MAX_PASS_TOKENS * at_once // MAX_ROWS)
             else:
                 sums = choice_logps_alone(network, encoded)
-        return [Choice(tuple(row)) for row in sums]
+        read = [len(prompt_ids) + max(map(len, options)) for prompt_ids, options in encoded]
+        return [Choice(tuple(row), tokens=tokens) for row, tokens in zip(sums, read, strict=True)]
 
     def stream(self, request: Request) -> Generator[str, None, Reply]:
         """The answer in pieces as it comes, and at the end the reply that `generate` gives."""

@@ -177,7 +177,8 @@ class _Session:
                 return value
             told = cast("list[float | None] | None", value["logprobs"])
             if told is not None:
-                return Choice(tuple(-math.inf if p is None else p for p in told), way.name)
+                tokens = cast(int, value.get("tokens", 0))
+                return Choice(tuple(-math.inf if p is None else p for p in told), way.name, tokens)
             said = str(value["text"])
         return Failed("unclear judgement", f"the model named none of {list(request.continuations)}: {said[:120]!r}")
 
@@ -203,7 +204,11 @@ class _Session:
         answer, used = await self.calls.ask(way.fields, way.reply_tokens)
         logprobs = way.read(answer)
         told = None if logprobs is None else [None if p == -math.inf else p for p in logprobs]
-        return {"way": way.name, "logprobs": told, "text": answer.text}, used, answer.served
+        return (
+            {"way": way.name, "logprobs": told, "text": answer.text, "tokens": used.prompt + used.reply},
+            used,
+            answer.served,
+        )
 
     async def _generated(self, request: Request) -> tuple[Value, Tokens, str]:
         fields = await self._fields(request)

@@ -94,23 +94,33 @@ def violates(family: str, ask: Ask, answer: str) -> bool:
 
 
 def judge_pairs(split: str, n: int, seed: int = 0) -> list[JudgePair]:
-    """Labelled pairs for measuring a judge, as many of each family, in phrasings and combinations of one split."""
+    """Labelled pairs for measuring a judge, as many of each family, in phrasings and combinations of one split.
+
+    Once every combination was used they come again, about another family and in other words.
+    """
     from cai.models.tiny.corpus import pair_for
 
     families = [family for family in phrasing.FAMILIES if family != "nothing"]
     by_text = {ask.text: ask for ask in asks_of(split)}
+    order = shuffled(list(by_text), derive(seed, "judge pairs", split))
     frames = phrasing.request_phrasings(split)
-    pairs: list[JudgePair] = []
-    for text in shuffled(list(by_text), derive(seed, "judge pairs", split)):
-        row = derive(seed, "judge pair", text)
-        family = families[len(pairs) % len(families)]
-        found = pair_for(by_text[text], family, row)
-        if found:
-            request = frames[int(uniform(row, 0) * len(frames))].format(text)
-            pairs.append(JudgePair(new_prompt(request, f"tiny/{split}/judge"), found[0], found[1], family))
-        if len(pairs) == n:
-            break
-    return pairs
+    pairs: dict[tuple[str, str, str], JudgePair] = {}
+    turn, found_any = 0, True
+    while len(pairs) < n and found_any:
+        found_any = False
+        for text in order:
+            row = derive(seed, "judge pair", text, *([turn] if turn else []))
+            family = families[(len(pairs) + turn) % len(families)]
+            found = pair_for(by_text[text], family, row)
+            if found:
+                request = new_prompt(frames[int(uniform(row, 0) * len(frames))].format(text), f"tiny/{split}/judge")
+                key = (request.id, *found)
+                found_any = found_any or key not in pairs
+                pairs.setdefault(key, JudgePair(request, found[0], found[1], family))
+            if len(pairs) == n:
+                break
+        turn += 1
+    return list(pairs.values())
 
 
 def _serves(ask: Ask, core: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cai.errors import InputError
 from cai.records import Preference
-from cai.store.formats import hh, llama_factory, openai, records, trl
+from cai.store.formats import hh, labelled, llama_factory, openai, records, trl
 from cai.store.formats.rows import Answered, Columns, Sort
 from cai.store.formats.source import SourceRow, source_rows
 
@@ -29,6 +29,8 @@ LAYOUTS: dict[str, Layout] = {
     "hh": Layout("hh-rlhf transcripts", hh.is_hh, hh.read_hh),
     "openai": Layout("OpenAI fine-tuning", openai.is_openai, openai.read_openai),
     "llama-factory": Layout("LLaMA-Factory", llama_factory.is_llama_factory, llama_factory.read_llama_factory),
+    "llmbar": Layout("LLMBar", labelled.is_llmbar, labelled.read_llmbar),
+    "hhh": Layout("the HHH evaluations", labelled.is_hhh, labelled.read_hhh),
     "trl": Layout("TRL and datasets", trl.is_trl, trl.read_trl),
 }
 """In the order in which they are tried: the more particular ones first."""
