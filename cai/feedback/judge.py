@@ -16,7 +16,7 @@ from cai.constitution.model import Constitution, Principle, draw_principle
 from cai.errors import InputError
 from cai.feedback.clean import folded, is_trivial, without_reasoning
 from cai.feedback.demonstrations import comparison_turns
-from cai.feedback.outcome import Outcome, first_of_each
+from cai.feedback.outcome import Outcome, asking, first_of_each, reason_at
 from cai.feedback.pairs import CandidatePair
 from cai.models.protocol import Choice, ChoiceRequest, Failed, Model
 from cai.records import Lineage, Message, Preference, PreferenceKind, Reject, Verdict, content_id
@@ -83,7 +83,8 @@ def judge(
         else:
             outcome.rejects.append(refusal)
     requests = [request for c in contests if c.needs_judge for request in _requests(c, turns, seed)]
-    choices = judge_model.choose(requests) if requests else []
+    with asking("judgement"):
+        choices = judge_model.choose(requests) if requests else []
     assert len(choices) == len(requests), (judge_model.name, len(choices), len(requests))
     told = iter(choices)
     for contest in contests:
@@ -180,7 +181,7 @@ def _verdicts(contest: _Contest, choices: Sequence[Choice | Failed]) -> tuple[Ve
     failed = [choice for choice in choices if isinstance(choice, Failed)]
     if failed:
         detail = f"{len(failed)} of {len(choices)} judgements: {failed[0].detail}"
-        return Reject(contest.pair.id, "prefer", failed[0].reason, detail)
+        return Reject(contest.pair.id, "prefer", reason_at("judgement", failed[0].reason), detail)
     told = [choice for choice in choices if isinstance(choice, Choice)]
     verdicts = []
     for principle, left_first, right_first in zip(contest.principles, told[::2], told[1::2], strict=True):
