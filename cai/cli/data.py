@@ -41,7 +41,9 @@ OfSort = Annotated[
 
 @data_app.command("import")
 def import_command(
-    file: Annotated[Path, typer.Argument(help="JSON Lines, a JSON array or Parquet; gzip too.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="JSON Lines, a JSON array, Parquet or CSV; gzip too.", show_default=False)
+    ],
     out: Out,
     layout: As = None,
     as_json: AsJson = False,

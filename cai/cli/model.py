@@ -59,7 +59,7 @@ def _measured(model: str, revision: str | None, text: Path | None, questions: Pa
     from cai.evaluate.quantization import embedded_passages, embedded_questions, questions_of
     from cai.models.local.quantization import measure
     from cai.models.local.spec import ModelSpec, Quantization
-    from cai.pipeline.prompts import read_prompts
+    from cai.store.formats.prompts import read_prompts
 
     if text is None and model != "tiny":
         raise InputError("--text", "only the embedded model has a text of its own", None, "give a text file")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cai.errors import InputError
+from cai.feedback.outcome import asking
 from cai.models.protocol import Model, Request, Sampling, all_told
 from cai.models.tiny.oracle import read_answer
 from cai.models.tiny.world import CLASSES
@@ -93,7 +94,8 @@ def metric(suite_name: str, name: str) -> Metric:
 def _answer_tiny(model: Model, prompts: Sequence[Prompt], seed: int) -> list[Item]:
     labels = [_tiny_class(prompt) for prompt in prompts]
     requests = [Request(p.messages, GREEDY, derive(seed, "evaluate", p.id), p.tools) for p in prompts]
-    replies = all_told(model, model.generate(requests))
+    with asking("answer"):
+        replies = all_told(model, model.generate(requests))
     return [
         Item(prompt.id, "tiny", label, prompt.messages[-1].content, reply.text, _read_tiny(prompt, reply.text))
         for prompt, label, reply in zip(prompts, labels, replies, strict=True)

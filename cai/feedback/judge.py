@@ -15,7 +15,7 @@ from cai.errors import InputError
 from cai.feedback.asking import Question, Reasoning, Unheard, ask
 from cai.feedback.clean import folded, is_trivial, without_reasoning
 from cai.feedback.demonstrations import comparison_turns
-from cai.feedback.outcome import Outcome, first_of_each
+from cai.feedback.outcome import Outcome, asking, first_of_each, reason_at
 from cai.feedback.pairs import CandidatePair
 from cai.models.protocol import Model
 from cai.records import Lineage, Preference, PreferenceKind, Reject, Verdict, content_id
@@ -111,7 +111,8 @@ def judge(
             contests.append(contest)
         else:
             outcome.rejects.append(refusal)
-    _hear([contest for contest in contests if contest.needs_judge], constitution, judge_model, settings, seed)
+    with asking("judgement"):
+        _hear([contest for contest in contests if contest.needs_judge], constitution, judge_model, settings, seed)
     asked_in = frames_digest(reasoned=settings.reasoning is not None)
     for contest in contests:
         made_by = (contest.pair.answerer, contest.pair.critic)
@@ -252,7 +253,7 @@ def _unheard(contest: _Contest) -> Reject:
     """A pair is judged by all that it was to be judged by, or not at all."""
     first, lost = contest.lost[0], sum(question.lost for question in contest.lost)
     detail = f"{lost} of {contest.asked * first.judgements} judgements: {first.detail}"
-    return Reject(contest.pair.id, "prefer", first.reason, detail)
+    return Reject(contest.pair.id, "prefer", reason_at("judgement", first.reason), detail)
 
 
 def _preference(contest: _Contest, settings: JudgeSettings, lineage: Lineage) -> Preference:

@@ -4,12 +4,22 @@ Every input ends exactly once, in `records` or in `rejects`. Writing them down i
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
+from cai.models.protocol import TOO_LONG, RowError
 from cai.records import Reject
 
+Call = Literal["answer", "critique", "revision", "judgement"]
+"""What a model is asked for."""
+_LENGTHS: dict[Call, str] = {
+    "answer": "prompt too long",
+    "critique": "too long to criticise",
+    "revision": "too long to revise",
+    "judgement": "too long to judge",
+}
 Made = TypeVar("Made")
 
 
@@ -38,3 +48,17 @@ def first_of_each(inputs: Sequence[Input], stage: str, rejects: list[Reject]) ->
         else:
             kept[item.id] = item
     return list(kept.values())
+
+
+def reason_at(call: Call, reason: str) -> str:
+    """The reason as a reject says it: of what is too long, which part was too much."""
+    return _LENGTHS[call] if reason == TOO_LONG else reason
+
+
+@contextmanager
+def asking(call: Call, where: str = "") -> Iterator[None]:
+    """Around a call to a model: a conversation that cannot become tokens is named by what it was for."""
+    try:
+        yield
+    except RowError as error:
+        raise RowError(reason_at(call, error.reason), f"{where}{call}: {error.detail}") from error

@@ -6,7 +6,7 @@ from itertools import combinations
 
 from cai.errors import InputError, shorten
 from cai.feedback.clean import clean, folded
-from cai.feedback.outcome import Outcome, first_of_each
+from cai.feedback.outcome import Outcome, asking, first_of_each, reason_at
 from cai.models.protocol import Failed, Model, Reply, Request, Sampling
 from cai.records import Prompt, Reject, Revision, content_id
 from cai.seeds import derive
@@ -56,7 +56,8 @@ def from_samples(
     outcome: Outcome[CandidatePair] = Outcome()
     rows = first_of_each(prompts, "prefer", outcome.rejects)
     requests = [Request(p.messages, sampling, derive("sample", seed, p.id, i), p.tools) for p in rows for i in range(n)]
-    replies = policy.generate(requests) if requests else []
+    with asking("answer"):
+        replies = policy.generate(requests) if requests else []
     assert len(replies) == len(requests), (policy.name, len(replies), len(requests))
     for number, prompt in enumerate(rows):
         own = replies[number * n : (number + 1) * n]
@@ -97,7 +98,8 @@ def _first_occurrences(answers: dict[int, str]) -> list[int]:
 
 def _no_pair(prompt: Prompt, answers: dict[int, str], n: int, failed: Sequence[Failed]) -> Reject:
     if failed:
-        return Reject(prompt.id, "prefer", failed[0].reason, f"{len(failed)} of {n} samples: {failed[0].detail}")
+        reason = reason_at("answer", failed[0].reason)
+        return Reject(prompt.id, "prefer", reason, f"{len(failed)} of {n} samples: {failed[0].detail}")
     if len(answers) < 2:
         detail = f"{n - len(answers)} of {n} samples did not end within the token limit"
         return Reject(prompt.id, "prefer", "cut-off answer", detail)

@@ -13,8 +13,8 @@ from cai.constitution.model import Constitution, draw_principle
 from cai.errors import InputError, shorten
 from cai.feedback.clean import Step, clean, folded
 from cai.feedback.demonstrations import after_system, critique_turns
-from cai.feedback.outcome import Outcome, first_of_each
-from cai.models.protocol import Failed, Model, Request, Sampling
+from cai.feedback.outcome import Outcome, asking, first_of_each, reason_at
+from cai.models.protocol import Failed, Model, Reply, Request, Sampling
 from cai.records import Lineage, Message, Prompt, Reject, Revision, Round
 from cai.seeds import derive
 
@@ -96,23 +96,24 @@ def _ask(
     if not conversations:
         return {}
     sampling = {"answer": chunk.settings.answer, "critique": chunk.settings.critique}.get(step, chunk.settings.revision)
-    replies = model.generate(
-        [
-            Request(messages, sampling, derive(step, chunk.seed, row, number), chunk.prompts[row].tools)
-            for row, messages in conversations.items()
-        ]
-    )
+    where = f"round {number}, " if number else ""
+    requests = [
+        Request(messages, sampling, derive(step, chunk.seed, row, number), chunk.prompts[row].tools)
+        for row, messages in conversations.items()
+    ]
+    with asking(step, where):
+        replies = model.generate(requests)
     texts: dict[str, str] = {}
     for row, reply in zip(conversations, replies, strict=True):
-        where = f"round {number}, " if number else ""
         if isinstance(reply, Failed):
-            chunk.outcome.rejects.append(Reject(row, "revise", reply.reason, f"{where}{step}: {reply.detail}"))
+            reason = reason_at(step, reply.reason)
+            chunk.outcome.rejects.append(Reject(row, "revise", reason, f"{where}{step}: {reply.detail}"))
             continue
         cleaned = clean(reply.text, step)
         chunk.outcome.notes.update(f"{step}: {what} removed" for what in cleaned.removed)
         cut = reply.finish == "length"
         if cut and step != "critique":
-            detail = f"{where}no end after {reply.completion_tokens} tokens: {shorten(cleaned.text)}"
+            detail = f"{where}no end after {_length(reply, sampling)}: {shorten(cleaned.text)}"
             chunk.outcome.rejects.append(Reject(row, "revise", f"cut-off {step}", detail))
         elif not cleaned.text:
             detail = f"{where}the model said {shorten(reply.text)}"
@@ -122,3 +123,11 @@ def _ask(
             chunk.outcome.notes.update(["critique: cut off"] if cut else [])
             texts[row] = cleaned.text
     return texts
+
+
+def _length(reply: Reply, sampling: Sampling) -> str:
+    """How much was said; where that is less than was allowed, what else the model's context had to hold."""
+    if reply.completion_tokens >= sampling.max_new_tokens:
+        return f"{reply.completion_tokens} tokens"
+    told = f"{reply.completion_tokens} of {sampling.max_new_tokens} tokens"
+    return f"{told}, behind {reply.prompt_tokens}"

@@ -13,6 +13,8 @@ from cai.errors import CaiError
 from cai.records import Message
 
 Finish = Literal["stop", "length"]
+TOO_LONG = "too long"
+"""The reason of a request that has more tokens than the model can read, whoever found that out."""
 Told = TypeVar("Told")
 
 

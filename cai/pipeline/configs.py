@@ -27,7 +27,7 @@ class PromptSet(BaseModel):
     model_config = _STRICT
 
     source: str = Field(alias="from")
-    """`tiny/align`, `tiny/tune`, `tiny/test`, or a file: JSON Lines with `prompt` or `messages`, or a prompt a line."""
+    """`tiny/align`, `tiny/tune`, `tiny/test`, or a file: a prompt a line, or rows that `cai data import` reads."""
     limit: Count | None = None
     """Take this many: a file's first ones; of an embedded set, as many of each class as of the others."""
 

@@ -19,9 +19,10 @@ from cai.models.remote.spec import RemoteSpec
 from cai.pipeline.configs import KINDS, EvaluateConfig, PipelineSpec, PromptSet
 from cai.pipeline.final import find_final
 from cai.pipeline.overrides import with_overrides
-from cai.pipeline.prompts import EMBEDDED, embedded_prompts, read_prompts
+from cai.pipeline.prompts import EMBEDDED, embedded_prompts
 from cai.pipeline.sources import NoSourceError, Stage, sources_of
 from cai.records import Prompt
+from cai.store.formats.prompts import read_prompts
 from cai.strict_yaml import Document, read_yaml, validated
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from cai.feedback.judge import JudgeSettings, judge
 from cai.feedback.pairs import CandidatePair, from_samples
 from cai.feedback.revise import ReviseSettings, revise
 from cai.feedback.score import score
-from cai.models.protocol import Choice, ChoiceRequest, Failed, Model, Reply, Request, Sampling, all_told
+from cai.models.protocol import Choice, ChoiceRequest, Failed, Model, Reply, Request, RowError, Sampling, all_told
 from cai.models.scripted import ScriptedModel
 from cai.records import Prompt, new_prompt
 
@@ -28,15 +28,17 @@ PROMPTS = [new_prompt(f"question {i}") for i in range(6)]
 class Losing:
     """A scripted model that loses the requests for which this is true."""
 
-    def __init__(self, model: ScriptedModel, lost: Callable[[Request | ChoiceRequest], bool]) -> None:
-        self.model, self.lost = model, lost
+    def __init__(
+        self, model: ScriptedModel, lost: Callable[[Request | ChoiceRequest], bool], how: Failed = LOST
+    ) -> None:
+        self.model, self.lost, self.how = model, lost, how
         self.name, self.fingerprint = model.name, model.fingerprint
 
     def generate(self, requests: Sequence[Request]) -> list[Reply | Failed]:
-        return [LOST if self.lost(request) else self.model.generate([request])[0] for request in requests]
+        return [self.how if self.lost(request) else self.model.generate([request])[0] for request in requests]
 
     def choose(self, requests: Sequence[ChoiceRequest]) -> list[Choice | Failed]:
-        return [LOST if self.lost(request) else self.model.choose([request])[0] for request in requests]
+        return [self.how if self.lost(request) else self.model.choose([request])[0] for request in requests]
 
 
 class TwoWays:
@@ -60,6 +62,17 @@ def conversation(request: Request | ChoiceRequest) -> str:
     return "\n".join(message.content for message in request.messages)
 
 
+def reading(words: int) -> Losing:
+    """A model that reads so many words and no more, and tells it as a local one does: for all requests at once."""
+
+    def refuse(request: Request | ChoiceRequest) -> bool:
+        if (length := len(conversation(request).split())) > words:
+            raise RowError("too long", f"{length} words do not fit {words}")
+        return False
+
+    return Losing(writer(), refuse)
+
+
 @pytest.mark.parametrize(
     ("lost", "detail"),
     [
@@ -76,6 +89,37 @@ def test_a_lost_step_rejects_its_row_and_says_which_step_it_was(lost: Callable[[
     assert (reject.id, reject.stage, reject.reason) == (PROMPTS[2].id, "revise", "timeout")
     assert reject.detail.startswith(detail)
     assert [r for r in whole.records if r.prompt != PROMPTS[2]] == outcome.records
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (1, "prompt too long: answer: 2 words do not fit 1"),
+        (10, "too long to criticise: round 1, critique: "),
+        (20, "too long to revise: round 1, revision: "),
+    ],
+)
+def test_what_is_too_long_is_named_by_what_it_was_for(words: int, told: str) -> None:
+    with pytest.raises(RowError) as caught:
+        revise(PROMPTS[:1], ONE, reading(words), reading(words), ReviseSettings(1), 17)
+    assert str(caught.value).startswith(told)
+
+
+def test_a_pair_that_is_too_long_to_judge_or_to_sample_says_so() -> None:
+    with pytest.raises(RowError, match=r"too long to judge: judgement: .* do not fit 9"):
+        judge([CandidatePair(PROMPTS[0], "a", "b", "")], ONE, reading(9), JudgeSettings(), 17)
+    with pytest.raises(RowError, match="prompt too long: answer: 2 words do not fit 1"):
+        from_samples(PROMPTS, reading(1), 2, Sampling(), 17)
+
+
+def test_what_a_remote_model_finds_too_long_is_named_in_the_same_way() -> None:
+    remote = Losing(writer(), lambda _: True, Failed("too long", "HTTP 400"))
+    assert {r.reason for r in revise(PROMPTS, ONE, remote, remote, ReviseSettings(1), 17).rejects} == {
+        "prompt too long"
+    }
+    assert {r.reason for r in from_samples(PROMPTS, remote, 2, Sampling(), 17).rejects} == {"prompt too long"}
+    pair = CandidatePair(PROMPTS[0], "a", "b", "")
+    assert [r.reason for r in judge([pair], ONE, remote, JudgeSettings(), 17).rejects] == ["too long to judge"]
 
 
 @given(st.sets(st.integers(0, 40)))

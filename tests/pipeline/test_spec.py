@@ -157,13 +157,10 @@ def test_prompts_come_from_plain_text_and_from_json_lines_each_once(write: Calla
     ("line", "told"),
     [
         ("{", "is not JSON"),
-        ('{"text": "x"}', "has neither a 'prompt' text nor 'messages'"),
-        ('{"messages": [{"role": "bot", "content": "x"}]}', "messages cannot be read"),
-        ('{"messages": [{"role": "system", "content": "x"}]}', "has no user message"),
-        (
-            '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}',
-            "ends with the assistant",
-        ),
+        ('{"text": "x"}', "prompt: is missing, and no other column holds a prompt, got text"),
+        ('{"messages": [{"role": "bot", "content": "x"}]}', "messages[0].role: must be one of"),
+        ('{"messages": [{"role": "system", "content": "x"}]}', "messages: has no user message"),
+        ('{"prompt": "x", "chosen": 1, "rejected": "z", "tools": 3}', "tools: must be a list of tool definitions"),
     ],
 )
 def test_a_bad_prompt_is_refused_by_its_line(write: Callable[..., Path], tmp_path: Path, line: str, told: str) -> None:
@@ -171,6 +168,13 @@ def test_a_bad_prompt_is_refused_by_its_line(write: Callable[..., Path], tmp_pat
     message = refusal(write("[revise]", "{train: p.jsonl}"))
     assert message.startswith(f"{tmp_path}/p.jsonl:2: ")
     assert told in message
+
+
+def test_a_data_set_serves_as_prompts_without_its_answers(write: Callable[..., Path], tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+    (tmp_path / "p.json").write_text(json.dumps([{"messages": said}]), encoding="utf-8")
+    [prompt] = load_pipeline(write("[revise]", "{train: p.json}")).train
+    assert [message.role for message in prompt.messages] == ["user"]
 
 
 def test_a_limited_embedded_set_has_as_many_of_each_class() -> None:

@@ -17,7 +17,7 @@ from transformers.utils.chat_template_utils import encode_marked_chat, mark_cont
 from cai.errors import InputError
 from cai.models.local.logprobs import TokenRow
 from cai.models.local.templates import NAMED_FORMS, compiled
-from cai.models.protocol import RowError
+from cai.models.protocol import TOO_LONG, RowError
 from cai.records import Message, digest
 
 _PROBE = "qzx"
@@ -43,6 +43,8 @@ class ChatFormat:
         self._tokenizer: Any = tokenizer
         self._name = name
         self._context = context
+        # transformers would warn of what is refused here.
+        self._tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
         source, markers = self._source(form)
         self.facts: dict[str, object] = {
             "template": form or "the model's own",
@@ -64,7 +66,7 @@ class ChatFormat:
     def encode_prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()) -> tuple[int, ...]:
         """The ids that the model continues."""
         ids = self._ids(self._text(messages, tools, open_turn=True))
-        self._check_length(len(ids) + 1)
+        self._check_length(len(ids) + 1, f"{len(ids)} tokens and an answer")
         return ids
 
     def prompt_text(self, messages: Sequence[Message]) -> str:
@@ -83,7 +85,7 @@ class ChatFormat:
         if self.end_of_turn not in completion_ids:
             raise RowError("turn does not end", "the template writes no end of turn after this answer")
         end = completion_ids.index(self.end_of_turn) + 1
-        self._check_length(len(prompt_ids) + end)
+        self._check_length(len(prompt_ids) + end, f"{len(prompt_ids)} tokens and {end} of the answer")
         return TokenRow(prompt_ids, completion_ids[:end])
 
     def encode_choices(
@@ -96,7 +98,7 @@ class ChatFormat:
         for continuation in continuations:
             opened = text + self._lead + mark_control_tokens(continuation, self._tokens)
             options.append(_after(prompt_ids, self._ids(opened)))
-            self._check_length(len(prompt_ids) + len(options[-1]))
+            self._check_length(len(prompt_ids) + len(options[-1]), f"{len(prompt_ids)} tokens and a choice")
         return prompt_ids, options
 
     def text(self, ids: Sequence[int]) -> str:
@@ -175,9 +177,9 @@ class ChatFormat:
         except ValueError as error:
             raise RowError("special token in content", str(error)) from error
 
-    def _check_length(self, length: int) -> None:
+    def _check_length(self, length: int, told: str) -> None:
         if self._context is not None and length > self._context:
-            raise RowError("too long", f"{length} tokens do not fit the model's context of {self._context}")
+            raise RowError(TOO_LONG, f"{told} do not fit the model's context of {self._context}")
 
     def _must_fold_system(self) -> bool:
         """Whether the template refuses system messages or drops them; then they open the first user turn instead."""

@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import Literal
 
 from cai.errors import shorten
+from cai.models.protocol import TOO_LONG
 from cai.seeds import derive, uniform
 
 Kind = Literal["again", "setup", "row", "stop"]
@@ -68,7 +69,7 @@ def fault_of_status(status: int, body: str, retry_after: str | None, now: dateti
         wait = seconds_to_wait(retry_after, now)
         return Fault("again", "rate limited" if status == 429 else "server error", detail, "", wait, status in _BUSY)
     if any(sign in low for sign in _TOO_LONG):
-        return Fault("row", "too long", detail)
+        return Fault("row", TOO_LONG, detail)
     return Fault("row", "request refused", detail)
 
 

@@ -1,9 +1,18 @@
 """hh-rlhf's rows: two whole transcripts that differ in their last answer."""
 
-from cai.records import Message, Preference
+from cai.records import Message, Preference, Prompt
 from cai.store.formats import messages as chats
 from cai.store.formats.columns import Named, preference_columns, preference_from
-from cai.store.formats.rows import UNFIT, BadRowError, Columns, answer_text, last_answer, text_in, waiting_prompt
+from cai.store.formats.rows import (
+    UNFIT,
+    BadRowError,
+    Columns,
+    answer_text,
+    last_answer,
+    text_in,
+    waiting_prompt,
+    without_answer,
+)
 
 
 def is_hh(row: Columns) -> bool:
@@ -11,11 +20,20 @@ def is_hh(row: Columns) -> bool:
 
 
 def read_hh(row: Columns, source: str) -> Preference:
-    said = {field: chats.transcript_in(text_in(row, field), field) for field in ("chosen", "rejected")}
-    if said["chosen"][:-1] != said["rejected"][:-1]:
-        raise BadRowError("rejected", "differs from chosen before the last answer", None, "different prompts")
+    said = _transcripts(row)
     chosen, rejected = (answer_text(last_answer(turns, field), field) for field, turns in said.items())
-    return preference_from(row, waiting_prompt(said["chosen"][:-1], "chosen", (), source), chosen, rejected)
+    return preference_from(row, ask_hh(row, source), chosen, rejected)
+
+
+def ask_hh(row: Columns, source: str) -> Prompt:
+    chosen, rejected = (without_answer(turns) for turns in _transcripts(row).values())
+    if chosen != rejected:
+        raise BadRowError("rejected", "differs from chosen before the last answer", None, "different prompts")
+    return waiting_prompt(chosen, "chosen", (), source)
+
+
+def _transcripts(row: Columns) -> dict[str, tuple[Message, ...]]:
+    return {field: chats.transcript_in(text_in(row, field), field) for field in ("chosen", "rejected")}
 
 
 def write_hh(row: Preference, named: Named) -> list[Columns]:

@@ -5,10 +5,10 @@ They only come in: a set that measures judges is not a layout to write training 
 
 from collections.abc import Mapping
 
-from cai.records import Message, Preference
+from cai.records import Message, Preference, Prompt
 from cai.store.formats import messages as chats
 from cai.store.formats.columns import preference_from
-from cai.store.formats.hh import read_hh
+from cai.store.formats.hh import ask_hh, read_hh
 from cai.store.formats.rows import BadRowError, Columns, answer_text, text_in, waiting_prompt
 
 
@@ -21,8 +21,11 @@ def read_llmbar(row: Columns, source: str) -> Preference:
     if isinstance(label, bool) or label not in (1, 2):
         raise BadRowError("label", "must be 1 or 2", label)
     outputs = [answer_text(text_in(row, field), field) for field in ("output_1", "output_2")]
-    prompt = waiting_prompt(_asked(row), "input", (), source)
-    return preference_from({}, prompt, outputs[int(label == 2)], outputs[int(label == 1)])
+    return preference_from({}, ask_llmbar(row, source), outputs[int(label == 2)], outputs[int(label == 1)])
+
+
+def ask_llmbar(row: Columns, source: str) -> Prompt:
+    return waiting_prompt(_asked(row), "input", (), source)
 
 
 def is_hhh(row: Columns) -> bool:
@@ -34,14 +37,13 @@ def is_hhh(row: Columns) -> bool:
 def read_hhh(row: Columns, source: str) -> Preference:
     """Two transcripts, or a prompt with scored answers: one right, the others wrong."""
     if "text_correct" in row:
-        return read_hh({"chosen": row["text_correct"], "rejected": row.get("text_incorrect")}, source)
+        return read_hh(_transcripts(row), source)
     scores = _scores(row)
     right = [text for text, score in scores.items() if score]
     wrong = [text for text, score in scores.items() if not score]
     if len(right) != 1 or len(wrong) != 1:
         raise BadRowError("targets", "must be one right and one wrong answer", list(scores.values()), "not a pair")
-    prompt = waiting_prompt(_asked(row), "input", (), source)
-    return preference_from({}, prompt, *(answer_text(text, "targets") for text in (*right, *wrong)))
+    return preference_from({}, ask_hhh(row, source), *(answer_text(text, "targets") for text in (*right, *wrong)))
 
 
 def _asked(row: Columns) -> tuple[Message, ...]:
@@ -51,6 +53,14 @@ def _asked(row: Columns) -> tuple[Message, ...]:
         return (Message("user", text),)
     turns = chats.transcript_in(text, "input")
     return turns[:-1] if turns[-1].role == "assistant" and not turns[-1].content.strip() else turns
+
+
+def ask_hhh(row: Columns, source: str) -> Prompt:
+    return ask_hh(_transcripts(row), source) if "text_correct" in row else ask_llmbar(row, source)
+
+
+def _transcripts(row: Columns) -> Columns:
+    return {"chosen": row["text_correct"], "rejected": row.get("text_incorrect")}
 
 
 def _scores(row: Columns) -> dict[str, bool]:

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from cai.errors import InputError
-from cai.records import Preference
+from cai.records import Preference, Prompt
 from cai.store.formats import hh, labelled, llama_factory, openai, records, trl
 from cai.store.formats.rows import Answered, Columns, Sort
 from cai.store.formats.source import SourceRow, source_rows
@@ -17,21 +17,27 @@ _LOOKED_AT = 20
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """`fits` looks at a row's keys; `read` gives the row or raises `BadRowError`."""
+    """`fits` looks at a row's keys; `read` gives the row or raises `BadRowError`; `ask` gives its prompt alone."""
 
     title: str
     fits: Callable[[Columns], bool]
     read: Callable[[Columns, str], Preference | Answered]
+    ask: Callable[[Columns, str], Prompt]
 
 
 LAYOUTS: dict[str, Layout] = {
-    "jsonl": Layout("records of this project", records.is_record, records.read_record),
-    "hh": Layout("hh-rlhf transcripts", hh.is_hh, hh.read_hh),
-    "openai": Layout("OpenAI fine-tuning", openai.is_openai, openai.read_openai),
-    "llama-factory": Layout("LLaMA-Factory", llama_factory.is_llama_factory, llama_factory.read_llama_factory),
-    "llmbar": Layout("LLMBar", labelled.is_llmbar, labelled.read_llmbar),
-    "hhh": Layout("the HHH evaluations", labelled.is_hhh, labelled.read_hhh),
-    "trl": Layout("TRL and datasets", trl.is_trl, trl.read_trl),
+    "jsonl": Layout("records of this project", records.is_record, records.read_record, records.ask_record),
+    "hh": Layout("hh-rlhf transcripts", hh.is_hh, hh.read_hh, hh.ask_hh),
+    "openai": Layout("OpenAI fine-tuning", openai.is_openai, openai.read_openai, openai.ask_openai),
+    "llama-factory": Layout(
+        "LLaMA-Factory",
+        llama_factory.is_llama_factory,
+        llama_factory.read_llama_factory,
+        llama_factory.ask_llama_factory,
+    ),
+    "llmbar": Layout("LLMBar", labelled.is_llmbar, labelled.read_llmbar, labelled.ask_llmbar),
+    "hhh": Layout("the HHH evaluations", labelled.is_hhh, labelled.read_hhh, labelled.ask_hhh),
+    "trl": Layout("TRL and datasets", trl.is_trl, trl.read_trl, trl.ask_trl),
 }
 """In the order in which they are tried: the more particular ones first."""
 

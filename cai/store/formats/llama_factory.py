@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from cai.records import Message, Preference
+from cai.records import Message, Preference, Prompt
 from cai.store.formats import messages as chats
 from cai.store.formats.columns import (
     Named,
@@ -27,6 +27,7 @@ from cai.store.formats.rows import (
     last_answer,
     text_in,
     waiting_prompt,
+    without_answer,
 )
 
 Style = Literal["sharegpt", "alpaca"]
@@ -41,19 +42,28 @@ def read_llama_factory(row: Columns, source: str) -> Preference | Answered:
     label = next((name for name in ("kto_tag", "label") if row.get(name) is not None), None)
     known = label_in(row, label) if label else None
     ranked = row.get("chosen") is not None and row.get("rejected") is not None
-    if "instruction" in row:
-        asked, field = _alpaca_messages(row), "instruction"
-        answer = "" if ranked else answer_text(text_in(row, "output"), "output")
-    else:
-        field = "conversations" if "conversations" in row else "messages"
-        asked, answer = _system(row) + chats.turns_in(row.get(field), field), ""
-        if not ranked:
-            answer = answer_text(last_answer(asked, field), field)
-            asked = asked[:-1]
-    prompt = waiting_prompt(asked, field, chats.tools_in(row.get("tools")), source)
+    said, field = _said(row)
     if ranked:
+        prompt = waiting_prompt(said, field, chats.tools_in(row.get("tools")), source)
         return preference_from(row, prompt, _ranked(row, "chosen"), _ranked(row, "rejected"))
-    return answered_from(row, prompt, answer, known)
+    if field == "instruction":
+        answer = answer_text(text_in(row, "output"), "output")
+    else:
+        answer = answer_text(last_answer(said, field), field)
+    return answered_from(row, ask_llama_factory(row, source), answer, known)
+
+
+def ask_llama_factory(row: Columns, source: str) -> Prompt:
+    said, field = _said(row)
+    return waiting_prompt(without_answer(said), field, chats.tools_in(row.get("tools")), source)
+
+
+def _said(row: Columns) -> tuple[tuple[Message, ...], str]:
+    """The conversation, which an alpaca row tells without its last answer, and the field that it stands in."""
+    if "instruction" in row:
+        return _alpaca_messages(row), "instruction"
+    field = "conversations" if "conversations" in row else "messages"
+    return _system(row) + chats.turns_in(row.get(field), field), field
 
 
 def _ranked(row: Mapping[str, object], field: str) -> str:

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from cai.records import Preference
+from cai.records import Preference, Prompt
 from cai.store.formats import messages as chats
 from cai.store.formats.columns import preference_from
 from cai.store.formats.rows import Answered, BadRowError, Columns, answer_text, last_answer, waiting_prompt
-from cai.store.formats.trl import as_answer, read_chat
+from cai.store.formats.trl import as_answer, ask_chat, read_chat
 
 
 def is_openai(row: Columns) -> bool:
@@ -16,13 +16,19 @@ def is_openai(row: Columns) -> bool:
 def read_openai(row: Columns, source: str) -> Preference | Answered:
     if not is_openai(row):
         return read_chat(row, source)
+    prompt = ask_openai(row, source)
+    answers = [_output(row.get(field), field) for field in ("preferred_output", "non_preferred_output")]
+    return preference_from({}, prompt, *answers)
+
+
+def ask_openai(row: Columns, source: str) -> Prompt:
+    if not is_openai(row):
+        return ask_chat(row, source)
     asked = row.get("input")
     if not isinstance(asked, Mapping):
         raise BadRowError("input", "must be an object with messages", asked)
     messages = chats.messages_in(asked.get("messages"), "input.messages")
-    prompt = waiting_prompt(messages, "input.messages", chats.tools_in(asked.get("tools"), "input.tools"), source)
-    answers = [_output(row.get(field), field) for field in ("preferred_output", "non_preferred_output")]
-    return preference_from({}, prompt, *answers)
+    return waiting_prompt(messages, "input.messages", chats.tools_in(asked.get("tools"), "input.tools"), source)
 
 
 def _output(value: object, field: str) -> str:

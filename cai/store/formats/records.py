@@ -1,7 +1,7 @@
 """Rows in our own layout: a record of this project on each line, as a run or an import wrote it."""
 
-from cai.records import Preference, from_dict
-from cai.store.formats.rows import Answered, BadRowError, Columns
+from cai.records import Preference, Prompt, from_dict
+from cai.store.formats.rows import Answered, BadRowError, Columns, waiting_prompt
 
 
 def is_record(row: Columns) -> bool:
@@ -23,6 +23,15 @@ def read_record(row: Columns, source: str) -> Preference | Answered:  # noqa: AR
         return from_dict(Answered, known)
     except ValueError as error:
         raise BadRowError(*_split(str(error))) from None
+
+
+def ask_record(row: Columns, source: str) -> Prompt:
+    """The prompt of any record that has one: a pair, an answer, a revision."""
+    try:
+        found = from_dict(Prompt, row.get("prompt"))
+    except ValueError as error:
+        raise BadRowError("prompt", *_split(str(error))[1:]) from None
+    return waiting_prompt(found.messages, "prompt.messages", found.tools, found.source or source)
 
 
 def _split(message: str) -> tuple[str, str]:

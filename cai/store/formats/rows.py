@@ -77,6 +77,11 @@ def waiting_prompt(
     return Prompt(made.id, messages, tools, source) if tools else made
 
 
+def without_answer(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The conversation without the assistant's message that ends it, if one does."""
+    return messages[:-1] if messages and messages[-1].role == "assistant" else messages
+
+
 def last_answer(messages: tuple[Message, ...], field: str) -> str:
     """The text of the assistant's message that ends a conversation."""
     if not messages or messages[-1].role != "assistant":

@@ -1,9 +1,10 @@
-"""Rows of a file one after the other, whatever holds them: JSON Lines, one JSON array, Parquet, gzip around each.
+"""Rows of a file one after the other, whatever holds them: JSON Lines, one JSON array, Parquet, CSV, gzip around each.
 
 Nothing is held but the row in hand. What is wrong with one row is told about that row, and reading goes on; only where
 the place of the next row cannot be known (an array that breaks off) is the file refused.
 """
 
+import csv
 import gzip
 import io
 import json
@@ -17,9 +18,10 @@ from typing import BinaryIO, Literal, cast
 from cai.errors import InputError
 from cai.store.formats.rows import Columns
 
-Container = Literal["lines", "array", "parquet"]
+Container = Literal["lines", "array", "parquet", "table"]
 MAX_ROW = 64 * 1024 * 1024
 """Bytes of one row; a longer one is no row, and must not fill the memory."""
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _BLOCK = 1 << 20
 _BATCH = 512
 
@@ -33,12 +35,23 @@ class SourceRow:
     problem: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class TextRow:
+    """A line of plain text that is not blank, without the space around it."""
+
+    number: int
+    text: str
+    problem: str = ""
+
+
 def container_of(path: Path) -> Container:
-    """What holds the rows, told by the file's first bytes and not by its name."""
+    """What holds the rows, told by the file's first bytes; tables of text, which have no sign, by its name."""
     with _opened(path) as handle:
         start = handle.read(4096)
     if start[:4] == b"PAR1":
         return "parquet"
+    if _separator(path):
+        return "table"
     return "array" if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[" else "lines"
 
 
@@ -49,8 +62,19 @@ def source_rows(path: Path) -> Iterator[SourceRow]:
             yield from _parquet_rows(path)
         case "array":
             yield from _array_rows(path)
+        case "table":
+            yield from _table_rows(path)
         case "lines":
             yield from _line_rows(path)
+
+
+def text_rows(path: Path) -> Iterator[TextRow]:
+    """Every line of a text file that is not blank."""
+    for number, line in _lines(path):
+        try:
+            yield TextRow(number, line.decode().strip())
+        except UnicodeDecodeError as error:
+            yield TextRow(number, "", _not_text(error))
 
 
 def parsed(text: str) -> object:
@@ -75,6 +99,12 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _line_rows(path: Path) -> Iterator[SourceRow]:
+    for number, line in _lines(path):
+        yield _row(number, line)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers."""
     with _opened(path) as handle:
         number = 0
         while line := _read_line(handle, path, number + 1):
@@ -82,7 +112,7 @@ def _line_rows(path: Path) -> Iterator[SourceRow]:
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
             if line.strip():
-                yield _row(number, line)
+                yield number, line
 
 
 def _read_line(handle: BinaryIO, path: Path, number: int) -> bytes:
@@ -99,7 +129,7 @@ def _row(number: int, line: bytes) -> SourceRow:
     try:
         value = parsed(line.decode())
     except UnicodeDecodeError as error:
-        return SourceRow(number, {}, f"is not UTF-8 at byte {error.start + 1}")
+        return SourceRow(number, {}, _not_text(error))
     except RecursionError:
         return SourceRow(number, {}, "is nested too deeply")
     except ValueError as error:
@@ -111,6 +141,41 @@ def _object(number: int, value: object) -> SourceRow:
     if not isinstance(value, dict):
         return SourceRow(number, {}, f"is not a JSON object but {type(value).__name__}")
     return SourceRow(number, value)
+
+
+def _not_text(error: UnicodeDecodeError) -> str:
+    return f"is not UTF-8 at byte {error.start + 1}"
+
+
+def _separator(path: Path) -> str:
+    return _SEPARATORS.get(Path(path.name.removesuffix(".gz")).suffix.lower(), "")
+
+
+def _table_rows(path: Path) -> Iterator[SourceRow]:
+    """Rows under a head that names the columns. An empty cell is nothing; a line break inside quotes ends no row."""
+    csv.field_size_limit(MAX_ROW)  # the module's own is 128 KiB, and nothing else here reads tables
+    with _opened(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as handle:
+        rows = csv.reader(handle, delimiter=_separator(path), strict=True)
+        head: list[str] = []
+        number = 1
+        try:
+            for cells in rows:
+                begins, number = number, rows.line_num + 1
+                if not cells:
+                    continue
+                if not head:
+                    head = cells
+                    if twice := [name for name in head if head.count(name) > 1]:
+                        raise InputError(f"{path}:{begins}", "the head names a column twice", twice[0], "rename one")
+                elif len(cells) != len(head):
+                    yield SourceRow(begins, {}, f"has {len(cells)} cells, and the head names {len(head)} columns")
+                else:
+                    yield SourceRow(begins, {name: cell or None for name, cell in zip(head, cells, strict=True)})
+        except UnicodeDecodeError:
+            problem, remedy = "is not UTF-8 text near here", "save the file as UTF-8"
+            raise InputError(f"{path}:{number}", problem, None, remedy) from None
+        except (csv.Error, OSError, EOFError) as error:
+            raise InputError(f"{path}:{number}", f"cannot be read on ({error})", None, "repair the file") from error
 
 
 _SPACE = re.compile(r"[\s]*")

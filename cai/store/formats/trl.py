@@ -23,6 +23,7 @@ from cai.store.formats.rows import (
     text_in,
     unicode_text,
     waiting_prompt,
+    without_answer,
 )
 
 Form = Literal["explicit", "standard", "implicit", "unpaired"]
@@ -54,6 +55,43 @@ def read_chat(row: Columns, source: str) -> Answered:
     prompt = waiting_prompt(found[:-1], "messages", chats.tools_in(row.get("tools")), source)
     label = label_in(row, "label") if row.get("label") is not None else None
     return answered_from(row, prompt, completion, label)
+
+
+def ask_trl(row: Columns, source: str) -> Prompt:
+    """The row's own prompt; where it has none, what its answers have before them."""
+    if isinstance(row.get("prompt"), list):
+        return ask_alone(row, source)
+    fields = [field for field in ("chosen", "rejected", "completion") if field in row]
+    if not fields:
+        return ask_chat(row, source)
+    before = {field: _before(row, field) for field in fields}
+    first = before[fields[0]]
+    for field, messages in before.items():
+        if messages != first:
+            raise BadRowError(field, f"answers another conversation than {fields[0]} does", None, "different prompts")
+    return waiting_prompt(first, fields[0], chats.tools_in(row.get("tools")), source)
+
+
+def ask_chat(row: Columns, source: str) -> Prompt:
+    said = chats.messages_in(row.get("messages"), "messages")
+    return waiting_prompt(without_answer(said), "messages", chats.tools_in(row.get("tools")), source)
+
+
+def ask_alone(row: Columns, source: str) -> Prompt:
+    """A row without answers: `prompt` as text, with a `system` beside it if there is one, or as messages."""
+    tools = chats.tools_in(row.get("tools"))
+    if isinstance(row.get("prompt"), list):
+        return waiting_prompt(chats.messages_in(row["prompt"], "prompt"), "prompt", tools, source)
+    system = text_in(row, "system", "")
+    asked = Message("user", text_in(row, "prompt"))
+    return waiting_prompt((Message("system", system), asked) if system else (asked,), "prompt", tools, source)
+
+
+def _before(row: Columns, field: str) -> tuple[Message, ...]:
+    """What an answer follows, when the row's prompt is no list: the turns before it, else the prompt's text."""
+    answer = row[field]
+    said = without_answer(chats.messages_in(answer, field)) if isinstance(answer, list) else ()
+    return said or (Message("user", text_in(row, "prompt")),)
 
 
 def _preference(row: Columns, source: str) -> Preference:

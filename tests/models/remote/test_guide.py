@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from cai.models.protocol import TOO_LONG
 from cai.models.remote.spec import RemoteSpec
 from cai.pipeline.configs import PreferConfig, ReviseConfig
 from cai.strict_yaml import parse_yaml
@@ -34,6 +35,8 @@ def test_every_setting_that_is_named_exists() -> None:
 
 
 def test_every_reason_that_is_named_is_given() -> None:
-    for reason in ("request refused", "too long", "tool call", "content filter", "unclear judgement"):
+    for reason in ("request refused", "tool call", "content filter", "unclear judgement"):
         assert f"`{reason}`" in GUIDE
         assert f'"{reason}"' in ROOM
+    assert f"`{TOO_LONG}`" in GUIDE
+    assert '"row", TOO_LONG' in ROOM
