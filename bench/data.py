@@ -62,7 +62,7 @@ def _sentences(words: list[str]) -> str:
 def work(source: Path, out: Path) -> dict[str, object]:
     """What one process does; the classifier of poor text looks at every row but takes none of this nonsense out."""
     from cai.feedback.filters.folder import filter_into
-    from cai.feedback.filters.sifting import FilterSettings
+    from cai.feedback.filters.settings import FilterSettings
     from cai.store.data_stats import stats_of
     from cai.store.dataset import open_data
     from cai.store.formats.exporting import ExportSettings, export

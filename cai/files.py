@@ -7,9 +7,10 @@ import fcntl
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from cai.errors import CaiError, FolderInUse, InputError
 
@@ -34,6 +35,29 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def growing_files(folder: Path, *names: str) -> Iterator[Mapping[str, TextIO]]:
+    """Text files that grow while the block runs and are there when it ends; if it raises, none of them is."""
+    parts = {name: folder / f".{name}.part" for name in names}
+    try:
+        with ExitStack() as stack:
+            files = {name: stack.enter_context(open(part, "w", encoding="utf-8")) for name, part in parts.items()}
+            yield files
+            for file in files.values():
+                file.flush()
+                os.fsync(file.fileno())
+        for name, part in parts.items():
+            part.replace(folder / name)
+        sync_folder(folder)
+    except OSError as error:
+        place = error.filename or folder
+        raise CaiError(f"{place}: cannot be used ({error.strerror}); check the folder and the disk") from error
+    finally:
+        for part in parts.values():
+            with suppress(OSError):
+                part.unlink()
 
 
 @contextmanager

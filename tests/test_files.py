@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cai.errors import CaiError, FolderInUse, InputError
-from cai.files import folder_lock, sha256_of, write_atomic
+from cai.files import folder_lock, growing_files, sha256_of, write_atomic
 
 
 def test_a_write_replaces_the_whole_file_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -19,6 +19,22 @@ def test_a_write_replaces_the_whole_file_and_leaves_nothing_else(tmp_path: Path)
     write_atomic(path, b"\x00\xff")
     assert path.read_bytes() == b"\x00\xff"
     assert [p.name for p in path.parent.iterdir()] == ["report.json"]
+
+
+def test_growing_files_are_there_together_when_they_are_whole(tmp_path: Path) -> None:
+    with growing_files(tmp_path, "a.txt", "b.txt") as files:
+        files["a.txt"].write("zwölf\n")
+        assert not (tmp_path / "a.txt").exists()
+    assert [(tmp_path / name).read_text("utf-8") for name in ("a.txt", "b.txt")] == ["zwölf\n", ""]
+    with pytest.raises(ZeroDivisionError), growing_files(tmp_path, "a.txt", "c.txt") as files:
+        files["a.txt"].write(str(1 // 0))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "b.txt"]
+    assert (tmp_path / "a.txt").read_text("utf-8") == "zwölf\n"
+    with (
+        pytest.raises(CaiError, match=r"nowhere/.*: cannot be used \(No such file"),
+        growing_files(tmp_path / "nowhere", "a"),
+    ):
+        pass
 
 
 def test_a_failed_write_keeps_the_old_file_and_says_why(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def filter_command(
 ) -> None:
     """Take out duplicates, repeated phrases, private data, poor text and test questions; say what and why."""
     from cai.feedback.filters.folder import filter_into
-    from cai.feedback.filters.sifting import FilterSettings
+    from cai.feedback.filters.settings import FilterSettings
 
     off = without or []
     if unknown := set(off) - set(FILTERS):

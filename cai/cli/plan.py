@@ -96,11 +96,11 @@ def _show(made: "Plan", card: int | None) -> None:
 
 
 def _work_table(made: "Plan") -> "Table":
-    rows = table(["stage", "answers", "judgements", "tokens read", "written", "updates", "time"], range(1, 7))
+    rows = table(["stage", "rows", "answers", "judgements", "tokens read", "written", "updates", "time"], range(1, 8))
     for stage in made.stages:
         work = stage.work
         read = work.prompt_tokens + work.trained_tokens
-        counts = [_number(n) for n in (work.answers, work.judgements, read, work.new_tokens, work.updates)]
+        counts = [_number(n) for n in (work.inputs, work.answers, work.judgements, read, work.new_tokens, work.updates)]
         rows.add_row(work.stage, *counts, span(stage.seconds) if stage.seconds is not None else "")
     return rows
 

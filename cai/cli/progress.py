@@ -20,6 +20,7 @@ PLAIN_SECONDS = 10.0
 _TITLES = {
     "revise": "critique and revise",
     "prefer": "judge pairs",
+    "filter": "filter",
     "sft": "fine-tune on revisions",
     "dpo": "train on preferences",
     "evaluate": "evaluate",

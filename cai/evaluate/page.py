@@ -22,6 +22,7 @@ STAGE_NAMES = {
     "revise": "Critique and revise",
     "sft": "Fine-tune on revisions",
     "prefer": "Judge pairs",
+    "filter": "Filter",
     "dpo": "Train on preferences",
     "evaluate": "Evaluate",
 }

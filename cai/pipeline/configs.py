@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from cai.feedback.filters.settings import FilterSettings
 from cai.models.local.spec import ModelSpec
 from cai.models.remote.spec import RemoteSpec
 from cai.train.config import DpoConfig, SftConfig
@@ -167,6 +168,23 @@ class PreferConfig(JudgingConfig):
         return self
 
 
+class FilterConfig(FilterSettings):
+    """Take out what data is better without, each row with its reason. Later stages read what stays."""
+
+    model_config = _STRICT
+
+    of: Literal["preferences", "revisions"] = "preferences"
+    """What to filter: all judged pairs so far, or all revisions."""
+    test_overlap: bool | None = None
+    """Rows whose question stands in `prompts.test`; if not said, wherever the pipeline has such prompts."""
+
+    @model_validator(mode="after")
+    def _revisions_have_no_second_answer(self) -> Self:
+        if self.of == "revisions" and self.balance_lengths:
+            raise ValueError("balance_lengths compares chosen and rejected answers; remove it, or set of: preferences")
+        return self
+
+
 class SftStageConfig(SftConfig):
     """Train a fresh adapter on revisions and on helpful answers."""
 
@@ -211,12 +229,15 @@ class EvaluateConfig(BaseModel):
     """Prompts committed together. It is part of the plan: another size is another batch."""
 
 
-StageConfig = ReviseConfig | JudgeStageConfig | PreferConfig | SftStageConfig | DpoStageConfig | EvaluateConfig
+StageConfig = (
+    ReviseConfig | JudgeStageConfig | PreferConfig | FilterConfig | SftStageConfig | DpoStageConfig | EvaluateConfig
+)
 
 KINDS: dict[str, type[StageConfig]] = {
     "revise": ReviseConfig,
     "judge": JudgeStageConfig,
     "prefer": PreferConfig,
+    "filter": FilterConfig,
     "sft": SftStageConfig,
     "dpo": DpoStageConfig,
     "evaluate": EvaluateConfig,

@@ -37,6 +37,7 @@ class Finished:
     rejects: dict[str, int] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
     facts: dict[str, object] = field(default_factory=dict)
+    """What else the manifest is to say."""
 
 
 StageEvents = Generator[Event, None, Finished]

@@ -1,6 +1,6 @@
 """Records of finished stages, read back."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,15 +13,16 @@ Record = TypeVar("Record")
 
 def read_records(kind: type[Record], folders: Iterable[Path]) -> list[Record]:
     """All records of these folders, in order."""
-    return [record for folder in folders for record in _read(kind, folder / "records.jsonl")]
+    return list(each_record(kind, folders))
 
 
-def _read(kind: type[Record], path: Path) -> list[Record]:
-    found = []
-    for number, line in enumerate(read_lines(path), 1):
-        try:
-            found.append(from_line(kind, line))
-        except ValueError as error:
-            remedy = "restore the file, or remove its folder and run again"
-            raise DamagedFile(f"{path}:{number}", f"is no {kind.__name__}: {error}", None, remedy) from None
-    return found
+def each_record(kind: type[Record], folders: Iterable[Path]) -> Iterator[Record]:
+    """The same, one by one, for stages that hold no more than that."""
+    for folder in folders:
+        path = folder / "records.jsonl"
+        for number, line in enumerate(read_lines(path), 1):
+            try:
+                yield from_line(kind, line)
+            except ValueError as error:
+                remedy = "restore the file, or remove its folder and run again"
+                raise DamagedFile(f"{path}:{number}", f"is no {kind.__name__}: {error}", None, remedy) from None

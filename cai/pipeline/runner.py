@@ -11,7 +11,6 @@ from pathlib import Path
 from cai.files import folder_lock
 from cai.journal import Journal
 from cai.manifest import read_manifest, verify_manifest, write_manifest
-from cai.pipeline.configs import TRAINING
 from cai.pipeline.desk import Desk
 from cai.pipeline.events import Event
 from cai.pipeline.inputs import Done, Inputs, adapter_of_run, gather, stage_digest, stage_facts
@@ -20,7 +19,7 @@ from cai.pipeline.pinning import pinned
 from cai.pipeline.plan import make_room
 from cai.pipeline.sources import Stage
 from cai.pipeline.spec import Pipeline
-from cai.pipeline.stages import VERSIONS, run_stage
+from cai.pipeline.stages import JOURNALED, VERSIONS, run_stage
 from cai.pipeline.summary import summarise
 from cai.store.run_folder import RUNS
 
@@ -101,7 +100,7 @@ def _stage_events(
             yield Event("notice", stage.name, {"text": f"this architecture is decoded by {facts['decoding']}: slower"})
     ledger = yield from run_stage(stage.config, inputs, target, desk)
     counts = {"inputs": ledger.inputs, "outputs": ledger.outputs, "rejects": sum(ledger.rejects.values())}
-    facts = {"rejects": ledger.rejects, "notes": ledger.notes, **stage_facts(stage, inputs, desk)}
+    facts = {"rejects": ledger.rejects, "notes": ledger.notes, **stage_facts(stage, inputs, desk), **ledger.facts}
     version = VERSIONS[stage.kind]
     finished = Done(stage, target, write_manifest(target, stage.kind, version, digest, inputs.digests, counts, facts))
     yield from _spent(stage, desk)
@@ -137,7 +136,7 @@ def _done_already(pipeline: Pipeline, folder: Path, desk: Desk) -> dict[int, Don
         target, _ = _place(folder, stage, gather(pipeline, stage, done, desk.fingerprint))
         finished = _finished(stage, target)
         if finished is None:
-            if target.exists() and stage.kind not in TRAINING:
+            if target.exists() and stage.kind in JOURNALED:
                 Journal(target).close()
             break
         done[stage.number] = finished

@@ -13,6 +13,7 @@ from cai.pipeline.configs import (
     TRAINING,
     DpoStageConfig,
     EvaluateConfig,
+    FilterConfig,
     PreferConfig,
     ReviseConfig,
     SftStageConfig,
@@ -35,6 +36,8 @@ class Sources:
     """Numbers of stages, from 1. `start` and the values of `models` are training stages, or None for the base."""
 
     prompts: Literal["train", "test"] | None = None
+    prompts_needed: bool = True
+    """Whether the stage cannot do without these prompts."""
     revisions: tuple[int, ...] = ()
     preferences: tuple[int, ...] = ()
     start: int | None = None
@@ -70,7 +73,7 @@ def sources_of(config: StageConfig, before: Sequence[Stage], remotes: Collection
             return Sources(prompts="train", constitution="revise", remotes=roles, local=len(roles) < 2)
         case PreferConfig(pairs="revisions"):
             roles = _remote_roles({"judge": config.judge}, remotes)
-            revisions = _required(before, "revise")
+            revisions = _revisions(before)
             return Sources(revisions=revisions, constitution="judge", remotes=roles, local=not roles)
         case PreferConfig():
             roles = _remote_roles({"judge": config.judge}, remotes)
@@ -79,11 +82,19 @@ def sources_of(config: StageConfig, before: Sequence[Stage], remotes: Collection
             start = None if "answerer" in roles else _training_stage(config.source, before, remotes)
             other, local = _other_run(config.source), len(roles) < 2
             return Sources("train", start=start, start_run=other, constitution="judge", remotes=roles, local=local)
+        case FilterConfig():
+            return Sources(
+                prompts=None if config.test_overlap is False else "test",
+                prompts_needed=bool(config.test_overlap),
+                revisions=_revisions(before) if config.of == "revisions" else (),
+                preferences=_preferences("all", before) if config.of == "preferences" else (),
+                local=False,
+            )
         case SftStageConfig():
-            return Sources(revisions=_required(before, "revise"))
+            return Sources(revisions=_revisions(before))
         case DpoStageConfig():
             start, other = _training_stage(config.source, before), _other_run(config.source)
-            return Sources(preferences=_preferences(config, before), start=start, start_run=other)
+            return Sources(preferences=_preferences(config.pairs, before), start=start, start_run=other)
         case EvaluateConfig():
             return Sources(prompts="test", models=_models(before), constitution="judge")
 
@@ -97,13 +108,28 @@ def _remote_roles(wanted: dict[str, str], remotes: Collection[str]) -> dict[str,
     return {role: name for role, name in wanted.items() if name != BASE}
 
 
-def _preferences(config: DpoStageConfig, before: Sequence[Stage]) -> tuple[int, ...]:
-    numbers = _required(before, "prefer")
-    if config.pairs != "all":
-        kept = {s.number for s in before if isinstance(s.config, PreferConfig) and s.config.pairs == config.pairs}
-        numbers = tuple(n for n in numbers if n in kept)
+def makers(stages: Sequence[Stage], numbers: Collection[int]) -> tuple[int, ...]:
+    """The stages that made the records which these hold: a filter passes on what others made."""
+    found: list[int] = []
+    for stage in stages:
+        if stage.number in numbers:
+            read = (*stage.sources.revisions, *stage.sources.preferences)
+            found += makers(stages, read) if isinstance(stage.config, FilterConfig) else [stage.number]
+    return tuple(found)
+
+
+def _revisions(before: Sequence[Stage]) -> tuple[int, ...]:
+    return _standing(before, "revise", "revisions")
+
+
+def _preferences(pairs: str, before: Sequence[Stage]) -> tuple[int, ...]:
+    """Of a filter that holds pairs of both kinds, the stage takes those that it wants."""
+    numbers = _standing(before, "prefer", "preferences")
+    if pairs != "all":
+        kept = {s.number for s in before if isinstance(s.config, PreferConfig) and s.config.pairs == pairs}
+        numbers = tuple(n for n in numbers if kept & set(makers(before, [n])))
     if not numbers:
-        raise NoSourceError("pairs", f"needs a stage before it that prefers {config.pairs}", None, "or use pairs: all")
+        raise NoSourceError("pairs", f"needs a stage before it that prefers {pairs}", None, "or use pairs: all")
     return numbers
 
 
@@ -119,11 +145,17 @@ def _models(before: Sequence[Stage]) -> dict[str, int | None]:
     return models
 
 
-def _required(before: Sequence[Stage], kind: str) -> tuple[int, ...]:
-    numbers = tuple(stage.number for stage in before if stage.kind == kind)
+def _standing(before: Sequence[Stage], kind: str, made: Literal["revisions", "preferences"]) -> tuple[int, ...]:
+    """The stages that hold what stages of this kind made: the last filter of it holds all that came before."""
+    numbers: list[int] = []
+    for stage in before:
+        if stage.kind == kind:
+            numbers.append(stage.number)
+        elif isinstance(stage.config, FilterConfig) and stage.config.of == made:
+            numbers = [stage.number]
     if not numbers:
         raise NoSourceError("", f"needs a '{kind}' stage before it", None, f"put one above it, as in - {kind}")
-    return numbers
+    return tuple(numbers)
 
 
 def _other_run(name: str | None) -> str:

@@ -160,7 +160,8 @@ def _check_principles(document: Document, constitution: Constitution, stages: Se
 def _prompts(document: Document, path: Path, part: str, stages: Sequence[Stage]) -> tuple[Prompt, ...]:
     wanted: PromptSet | None = getattr(validated(document, PipelineSpec).prompts, part)
     if wanted is None:
-        if needy := next((stage for stage in stages if stage.sources.prompts == part), None):
+        needing = (s for s in stages if s.sources.prompts == part and s.sources.prompts_needed)
+        if needy := next(needing, None):
             raise InputError(
                 document.place("prompts"), f"stage '{needy.kind}' needs prompts.{part}", None, f"add a '{part}' set"
             )

@@ -20,7 +20,7 @@ def dpo_stage(config: DpoStageConfig, inputs: Inputs, folder: Path, desk: Desk) 
     from cai.train.preference import train_dpo
     from cai.train.reference import PairRow
 
-    preferences = read_records(Preference, inputs.preferences)
+    preferences = [p for p in read_records(Preference, inputs.preferences) if _is_of(p, config.pairs)]
     rows: list[PairRow] = []
     rejects: list[Reject] = []
     seen: set[str] = set()
@@ -46,6 +46,11 @@ def dpo_stage(config: DpoStageConfig, inputs: Inputs, folder: Path, desk: Desk) 
     finally:
         desk.workbench().release(trainee)
     return finished
+
+
+def _is_of(preference: Preference, pairs: str) -> bool:
+    """A filter passes on pairs of both kinds in one file; those of the other kind are no inputs of this stage."""
+    return pairs == "all" or preference.origin.partition(":")[0] == pairs
 
 
 def _unwanted(preference: Preference, config: DpoStageConfig, seen: set[str]) -> Reject | None:

@@ -9,8 +9,10 @@ goes up when the same inputs would give other records: then nothing made by the 
 from pathlib import Path
 
 from cai.pipeline.configs import (
+    TRAINING,
     DpoStageConfig,
     EvaluateConfig,
+    FilterConfig,
     PreferConfig,
     ReviseConfig,
     SftStageConfig,
@@ -21,11 +23,15 @@ from cai.pipeline.events import StageEvents
 from cai.pipeline.inputs import Inputs
 from cai.pipeline.stage_dpo import dpo_stage
 from cai.pipeline.stage_evaluate import evaluate_stage
+from cai.pipeline.stage_filter import filter_stage
 from cai.pipeline.stage_prefer import prefer_stage
 from cai.pipeline.stage_revise import revise_stage
 from cai.pipeline.stage_sft import sft_stage
 
-VERSIONS = {"revise": 1, "prefer": 1, "sft": 1, "dpo": 1, "evaluate": 1}
+VERSIONS = {"revise": 1, "prefer": 1, "filter": 1, "sft": 1, "dpo": 1, "evaluate": 1}
+
+JOURNALED = tuple(kind for kind in VERSIONS if kind not in (*TRAINING, "filter"))
+"""Kinds that commit their records chunk by chunk; the others write them all at once, again if they must."""
 
 
 def run_stage(config: StageConfig, inputs: Inputs, folder: Path, desk: Desk) -> StageEvents:
@@ -34,6 +40,8 @@ def run_stage(config: StageConfig, inputs: Inputs, folder: Path, desk: Desk) -> 
             return revise_stage(config, inputs, folder, desk)
         case PreferConfig():
             return prefer_stage(config, inputs, folder, desk)
+        case FilterConfig():
+            return filter_stage(config, inputs, folder, desk)
         case SftStageConfig():
             return sft_stage(config, inputs, folder, desk)
         case DpoStageConfig():

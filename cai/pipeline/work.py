@@ -16,11 +16,12 @@ from cai.pipeline.configs import (
     TRAINING,
     DpoStageConfig,
     EvaluateConfig,
+    FilterConfig,
     PreferConfig,
     ReviseConfig,
     SftStageConfig,
 )
-from cai.pipeline.sources import Stage
+from cai.pipeline.sources import Stage, makers
 from cai.pipeline.spec import Pipeline
 from cai.records import Message, Prompt
 from cai.train.config import TrainConfig
@@ -86,11 +87,12 @@ def works_of(pipeline: Pipeline, count: Counter) -> list[StageWork]:
     for stage in pipeline.stages:
         started = (stage.sources.start, stage.sources.start_run) if isinstance(stage.config, PreferConfig) else ()
         viewed |= {made_by for made_by in (*started, *stage.sources.models.values()) if made_by}
-        work = _work(stage, texts, made, len(viewed))
+        read = _read(pipeline.stages, stage, made)
+        work = _work(stage, texts, read, len(viewed))
         works.append(work)
-        if stage.kind not in TRAINING:
+        if stage.kind not in (*TRAINING, "filter"):
             rounds = stage.config.rounds if isinstance(stage.config, ReviseConfig) else 1
-            made[stage.number] = _Answers(work.rows, _answer_length(stage, made), rounds)
+            made[stage.number] = _Answers(work.rows, _answer_length(stage, read), rounds)
     return works
 
 
@@ -112,20 +114,30 @@ def texts_of(pipeline: Pipeline, count: Counter) -> Texts:
     )
 
 
-def _work(stage: Stage, texts: Texts, made: dict[int, _Answers], adapters: int) -> StageWork:
+def _read(stages: Sequence[Stage], stage: Stage, made: dict[int, _Answers]) -> list[_Answers]:
+    """What a stage reads of earlier ones: filters only take away, so at most what was made before them."""
+    found = makers(stages, {*stage.sources.revisions, *stage.sources.preferences})
+    if isinstance(stage.config, DpoStageConfig) and stage.config.pairs != "all":
+        settings = {s.number: s.config for s in stages if isinstance(s.config, PreferConfig)}
+        found = tuple(n for n in found if settings[n].pairs == stage.config.pairs)
+    return [made[number] for number in found]
+
+
+def _work(stage: Stage, texts: Texts, read: list[_Answers], adapters: int) -> StageWork:
     match stage.config:
         case ReviseConfig() as config:
             return _revise(config, stage.name, texts, adapters)
         case PreferConfig() as config:
-            return _prefer(config, stage, texts, made, adapters)
+            return _prefer(config, stage, texts, read, adapters)
+        case FilterConfig():
+            rows = sum(each.rows for each in read)
+            return StageWork(stage.name, "filter", rows, rows, adapters=adapters)
         case SftStageConfig() as config:
-            revised = [made[n] for n in stage.sources.revisions]
             every = config.revisions == "all"
-            rows = sum(each.rows * (each.rounds if every else 1) for each in revised)
-            return _train(config, stage, texts, _Answers(rows, max(each.length for each in revised)), adapters)
+            rows = sum(each.rows * (each.rounds if every else 1) for each in read)
+            return _train(config, stage, texts, _Answers(rows, _longest(read)), adapters)
         case DpoStageConfig() as config:
-            found = [made[n] for n in stage.sources.preferences]
-            pairs = _Answers(sum(each.rows for each in found), max(each.length for each in found))
+            pairs = _Answers(sum(each.rows for each in read), _longest(read))
             return _train(config, stage, texts, pairs, adapters)
         case EvaluateConfig() as config:
             return _evaluate(config, stage, texts, adapters)
@@ -144,11 +156,10 @@ def _revise(config: ReviseConfig, name: str, texts: Texts, adapters: int) -> Sta
     )  # fmt: skip
 
 
-def _prefer(config: PreferConfig, stage: Stage, texts: Texts, made: dict[int, _Answers], adapters: int) -> StageWork:
+def _prefer(config: PreferConfig, stage: Stage, texts: Texts, read: list[_Answers], adapters: int) -> StageWork:
     principles = texts.judging if config.principles == "all" else 1
     if config.pairs == "revisions":
-        found = [made[number] for number in stage.sources.revisions]
-        inputs, answer = sum(each.rows for each in found), max(each.length for each in found)
+        inputs, answer = sum(each.rows for each in read), _longest(read)
         pairs, answers, each_chunk = inputs, 0, config.chunk
     else:
         inputs, answer = len(texts.train), config.max_new_tokens
@@ -217,12 +228,16 @@ def _judging(rows: int, length: int) -> Judging:
     return Judging(max(1, min(rows, PASS_TOKENS // length)), length)
 
 
-def _answer_length(stage: Stage, made: dict[int, _Answers]) -> int:
+def _longest(read: Sequence[_Answers]) -> int:
+    return max(each.length for each in read)
+
+
+def _answer_length(stage: Stage, read: Sequence[_Answers]) -> int:
     match stage.config:
         case ReviseConfig() as config:
             return config.max_new_tokens
         case PreferConfig(pairs="revisions"):
-            return max(made[number].length for number in stage.sources.revisions)
+            return _longest(read)
         case PreferConfig() as config:
             return config.max_new_tokens
         case _:

@@ -63,13 +63,21 @@ def _of_run(path: Path, sort: Sort | None) -> DataSet:
     state = read_run(path)
     finished = [stage for stage in state.stages if stage.state == "done"]
     for wanted in (sort,) if sort else ("preferences", "answers"):
-        made = [stage for stage in finished if stage.kind in _MADE_BY.get(wanted, ())]
+        made = [stage for stage in finished if _holds(path / STAGES / stage.folder, stage.kind, wanted)]
         last_filter = max((stage.number for stage in made if stage.kind == "filter"), default=0)
         folders = [path / STAGES / stage.folder for stage in made if stage.number >= last_filter]
         if folders:
             return _of_folders(path, folders, state.name, wanted)
     remedy = "let the run finish a prefer or an sft stage first"
     raise InputError(str(path), f"holds no finished stage with {sort or 'rows'}", None, remedy)
+
+
+def _holds(folder: Path, kind: str, sort: Sort) -> bool:
+    """Whether a stage's records are rows of this sort; a filter of revisions holds none."""
+    if kind != "filter" or sort != "preferences":
+        return kind in _MADE_BY.get(sort, ())
+    manifest = read_manifest(folder)
+    return manifest is not None and _mapping(manifest.facts.get("config")).get("of") == sort
 
 
 def _of_folders(path: Path, folders: list[Path], title: str, sort: Sort | None) -> DataSet:

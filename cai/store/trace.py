@@ -17,6 +17,7 @@ from cai.records import Lineage, Preference, Prompt, Revision, Round, Verdict, f
 from cai.store.run_folder import stage_folders
 
 SHORTEST = 4
+FILTER = "filter"
 Row = dict[str, object]
 
 
@@ -191,6 +192,8 @@ def _uses(entry: Entry, entries: list[Entry]) -> tuple[Fact, ...]:
 def _use(entry: Entry) -> Fact:
     if entry.rejected:
         return Fact(f"left out of {entry.stage.name}", f"{entry.row['reason']}: {entry.row['detail']}")
+    if entry.stage.kind == FILTER:
+        return Fact(f"kept by {entry.stage.name}", entry.id)
     if isinstance(entry.record, Preference):
         return Fact(f"judged in {entry.stage.name}", f"{entry.record.kind}, p {entry.record.p_chosen:.3f} ({entry.id})")
     kind = f" as {entry.row['kind']}" if "kind" in entry.row else ""
@@ -211,7 +214,7 @@ def _mention(entry: Entry) -> Fact:
     item = entry.row.get("item")
     if isinstance(item, dict):
         return Fact(f"{entry.row['model']} in {entry.stage.name}", str(item["reply"]))
-    if isinstance(entry.record, Revision):
+    if isinstance(entry.record, Revision) and entry.stage.kind != FILTER:
         return Fact(f"revised in {entry.stage.name}", f"{entry.record.final} ({entry.id})")
     return _use(entry)
 
@@ -224,18 +227,25 @@ def _stages(folder: Path) -> list[StageFacts]:
 
 
 def _entries(stage: StageFacts) -> Iterator[Entry]:
-    kind = {"revise": Revision, "prefer": Preference}.get(stage.kind)
     for stream in ("records", "rejects"):
         path = stage.folder / f"{stream}.jsonl"
         for line in read_lines(path) if path.exists() else ():
             row: Row = json.loads(line)
-            if kind and stream == "records":
-                record = cast(Revision | Preference, from_line(kind, line))
+            kind = _record_kind(stage.kind, row) if stream == "records" else None
+            if kind:
+                record = from_line(kind, line)
                 yield Entry(record.id, stage, row, record, False)
             else:
                 item = row.get("item")
                 name = item["id"] if isinstance(item, dict) else row["id"]
                 yield Entry(str(name), stage, row, None, stream == "rejects")
+
+
+def _record_kind(stage: str, row: Row) -> type[Revision] | type[Preference] | None:
+    """A filter passes on what it read: only the row itself tells which that is."""
+    if stage == FILTER:
+        return Revision if "rounds" in row else Preference
+    return {"revise": Revision, "prefer": Preference}.get(stage)
 
 
 def _prompt_id(row: Row) -> str:

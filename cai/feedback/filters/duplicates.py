@@ -7,7 +7,7 @@ from cai.errors import InputError
 from cai.feedback.clean import folded
 from cai.feedback.filters.looking import Finding, Row, Sieve, answers_of, prompt_of
 from cai.feedback.filters.words import shingles, words
-from cai.records import Preference
+from cai.store.formats.rows import Answered
 
 # 16 bands of 6 rows: two rows alike by 0.8 meet with probability 1 - (1 - 0.8**6)**16 = 0.992, by 0.4 in 6 %.
 _BANDS, _BAND_ROWS = 16, 6
@@ -22,7 +22,7 @@ def exact_duplicates() -> Sieve:
 
     def look(row: Row) -> Finding | None:
         said = [" ".join(text.split()) for text in answers_of(row).values()]
-        label = "" if isinstance(row, Preference) else str(row.label)
+        label = str(row.label) if isinstance(row, Answered) else ""
         asked = folded("\n".join(f"{m.role}: {m.content}" for m in row.prompt.messages))
         key, order = _hash(asked, label, *sorted(said)), _hash(*said)
         before = seen.setdefault(key, order)

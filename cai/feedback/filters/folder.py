@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cai.errors import InputError
-from cai.feedback.filters.looking import Row, asked_of
-from cai.feedback.filters.sifting import STAGE, FilterSettings, SiftReport, sift
-from cai.files import folder_lock
+from cai.feedback.filters.looking import Row, asked_in
+from cai.feedback.filters.settings import FilterSettings
+from cai.feedback.filters.sifting import STAGE, SiftReport, sift
+from cai.files import folder_lock, growing_files
 from cai.manifest import NAME, write_manifest
 from cai.records import Reject, digest, to_line
 from cai.store.dataset import DataSet
@@ -23,25 +24,22 @@ def filter_into(data: DataSet, out: Path, settings: FilterSettings, test: DataSe
     """Filter the data into a new folder. Rows that could not be read are among its inputs and its rejects."""
     if (out / NAME).exists() or (out / RECORDS).exists():
         raise InputError(str(out), "holds data already", None, "name a new folder")
-    test_texts = [asked_of(row) for row in only_rows(test.rows())] if test else []
+    test_texts = [asked_in(row.prompt) for row in only_rows(test.rows())] if test else []
     sifter = sift(lambda: only_rows(data.rows()), settings, test_texts)
     unread: dict[str, int] = {}
     with folder_lock(out):
-        parts = {name: out / f".{name}.part" for name in (RECORDS, REJECTS)}
-        with open(parts[RECORDS], "w", encoding="utf-8") as kept, open(parts[REJECTS], "w", encoding="utf-8") as left:
+        with growing_files(out, RECORDS, REJECTS) as files:
 
             def readable() -> Iterator[Row]:
                 for row in data.rows():
                     if isinstance(row, Reject):
                         unread[row.reason] = unread.get(row.reason, 0) + 1
-                        left.write(to_line(row) + "\n")
+                        files[REJECTS].write(to_line(row) + "\n")
                     else:
                         yield row
 
             for made in sifter.sift(readable()):
-                (left if isinstance(made, Reject) else kept).write(to_line(made) + "\n")
-        for name, part in parts.items():
-            part.replace(out / name)
+                files[REJECTS if isinstance(made, Reject) else RECORDS].write(to_line(made) + "\n")
         report = _with_unread(sifter.report, unread)
         _finish(data, out, settings, report)
     return report

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cai.records import Preference
+from cai.records import Preference, Prompt, Revision
 from cai.store.formats.rows import Answered
 
-Row = Preference | Answered
+Row = Preference | Answered | Revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +22,15 @@ Sieve = Callable[[Row], Finding | None]
 
 
 def answers_of(row: Row) -> dict[str, str]:
-    """The row's answers by the name of their field."""
-    if isinstance(row, Preference):
-        return {"chosen": row.chosen, "rejected": row.rejected}
-    return {"completion": row.completion}
+    """The row's answers by the name of their field, the one to learn first."""
+    match row:
+        case Preference():
+            return {"chosen": row.chosen, "rejected": row.rejected}
+        case Revision():
+            between = {f"round {i}": turn.revision for i, turn in enumerate(row.rounds[:-1], 1)}
+            return {"final": row.final, **between, "initial": row.initial}
+        case Answered():
+            return {"completion": row.completion}
 
 
 def prompt_of(row: Row) -> str:
@@ -33,6 +38,6 @@ def prompt_of(row: Row) -> str:
     return "\n".join(message.content for message in row.prompt.messages)
 
 
-def asked_of(row: Row) -> str:
+def asked_in(prompt: Prompt) -> str:
     """What the user said last."""
-    return next((m.content for m in reversed(row.prompt.messages) if m.role == "user"), "")
+    return next((m.content for m in reversed(prompt.messages) if m.role == "user"), "")

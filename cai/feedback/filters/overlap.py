@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from cai.feedback.filters.looking import Finding, Row, Sieve, asked_of
+from cai.feedback.filters.looking import Finding, Row, Sieve, asked_in
 from cai.feedback.filters.words import shingles, words
 
 RUN = 8
@@ -17,7 +17,7 @@ def overlap_with(test_texts: Iterable[str], run: int = RUN) -> Sieve:
         known.update(hash(piece) for piece in shingles(words(text), run))
 
     def look(row: Row) -> Finding | None:
-        own = shingles(words(asked_of(row)), run)
+        own = shingles(words(asked_in(row.prompt)), run)
         shared = sum(hash(piece) in known for piece in own)
         if own and shared >= _MIN_SHARE * len(own):
             detail = f"{shared} of {len(own)} runs of {run} words of the question stand in the test set"

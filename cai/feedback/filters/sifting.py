@@ -1,14 +1,13 @@
 """All filters over a data set: rows that stay, named rejects for the others, and a report of both.
 
-Two readings of the data. The first asks the filters that look at one row or at those before it, and learns bursts and
-lengths from what they leave; the second takes out what only the whole data shows.
+Two readings of the data. The first asks the filters that look at one row or at those before it, and learns bursts from
+what they leave; the second takes out what only the whole data shows. Balancing lengths reads once more in between,
+since it must know what else will go.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from cai.feedback.filters.bursts import Burst, Sampled, burst_in, find_bursts
 from cai.feedback.filters.duplicates import exact_duplicates, near_duplicates
@@ -17,28 +16,10 @@ from cai.feedback.filters.looking import Finding, Row, Sieve, answers_of, prompt
 from cai.feedback.filters.overlap import overlap_with
 from cai.feedback.filters.private import private_data
 from cai.feedback.filters.quality import poor_text
+from cai.feedback.filters.settings import FilterSettings
 from cai.records import Preference, Reject
 
 STAGE = "filter"
-
-
-class FilterSettings(BaseModel):
-    """Which filters look at the data. None or false leaves one out."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    exact_duplicates: bool = True
-    """Rows that equal an earlier one but for white space, or have its answers the other way round."""
-    near_duplicates: float | None = Field(default=0.8, ge=0.5, le=1)
-    """Rows that share at least this much of their runs of three words with an earlier one."""
-    bursts: float | None = Field(default=0.003, gt=0, le=1)
-    """Rows with a phrase that stands in at least this share of rows and that nothing explains."""
-    private_data: bool = True
-    """Rows with e-mail addresses, card numbers, phone numbers or secret keys."""
-    poor_text: bool = True
-    """Rows whose chosen answer reads like spam, repetition, boilerplate or word salad."""
-    balance_lengths: bool = False
-    """As many pairs whose chosen answer is longer as pairs whose is shorter; without it a skew is only told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,72 +31,95 @@ class SiftReport:
     rejects: dict[str, int]
     bursts: list[Burst]
     chosen_longer: float | None
+    """Share of the preferred pairs that stay."""
     warnings: list[str]
 
 
 @dataclass
 class Sifter:
-    """One pass of `look` over all rows, then `sift` over the same rows in the same order."""
+    """`look` over all rows until it ends, then `sift` over the same rows in the same order."""
 
     settings: FilterSettings
     test_texts: Iterable[str] = ()
     report: SiftReport | None = None
     _findings: dict[int, Finding] = field(default_factory=dict)
     _bursts: list[Burst] = field(default_factory=list)
-    _lengths: Lengths = field(default_factory=Lengths)
+    _surplus: set[int] = field(default_factory=set)
     _rows: int = 0
 
-    def look(self, rows: Iterable[Row]) -> None:
+    def look(self, rows: Callable[[], Iterable[Row]]) -> Iterator[int]:
+        """Looks at every row, and says after each how many those were."""
         sieves = _sieves(self.settings, self.test_texts)
         sample = Sampled()
-        for place, row in enumerate(rows):
-            self._rows += 1
+        for place, row in enumerate(rows()):
             finding = next((found for sieve in sieves if (found := sieve(row))), None)
             if finding:
                 self._findings[place] = finding
-                continue
-            if self.settings.bursts is not None:
-                sample.add(prompt_of(row), list(answers_of(row).values()))
-            if isinstance(row, Preference):
-                self._lengths.add(place, row)
+            elif self.settings.bursts is not None:
+                # A text that stands twice in a row, such as an answer that no revision changed, counts once.
+                sample.add(prompt_of(row), list(dict.fromkeys(answers_of(row).values())))
+            self._rows += 1
+            yield self._rows
         if self.settings.bursts is not None:
             self._bursts = find_bursts(sample, self.settings.bursts)
+        if self.settings.balance_lengths:
+            self._surplus = self._beyond_balance(rows())
+
+    @property
+    def found(self) -> int:
+        """How many rows will go for what was seen so far."""
+        return len(self._findings)
 
     def sift(self, rows: Iterable[Row]) -> Iterator[Row | Reject]:
         """Every row, as itself or as its reject; the report is there when the last one was taken."""
-        surplus = self._lengths.surplus() if self.settings.balance_lengths else set()
-        reasons: Counter[str] = Counter()
-        seen = 0
+        lengths, reasons, seen = Lengths(), Counter[str](), 0
         for place, row in enumerate(rows):
             seen += 1
-            finding = self._findings.get(place) or self._found_late(row, place in surplus)
+            finding = self._findings.get(place) or self._burst(row)
+            if place in self._surplus:
+                finding = Finding(
+                    "length balance", "left out so that longer and shorter chosen answers are equally many"
+                )
             if finding:
                 reasons[finding.reason] += 1
                 yield Reject(row.id, STAGE, finding.reason, finding.detail)
             else:
+                _measure(lengths, place, row)
                 yield row
         assert seen == self._rows, f"{self._rows} rows were looked at and {seen} came to be sifted"
-        told = self._lengths.warning if not self.settings.balance_lengths else ""
-        share = self._lengths.share if self._lengths.pairs else None
-        warnings = [told] if told else []
+        share = lengths.share if lengths.pairs else None
+        warnings = [lengths.warning] if lengths.warning else []
         outputs = seen - reasons.total()
         self.report = SiftReport(seen, outputs, dict(sorted(reasons.items())), self._bursts, share, warnings)
 
-    def _found_late(self, row: Row, surplus: bool) -> Finding | None:
+    def _burst(self, row: Row) -> Finding | None:
         for field_name, text in answers_of(row).items():
             if burst := burst_in(text, self._bursts):
                 detail = f"{field_name} says {burst.phrase!r}, as {burst.rows} of {burst.of} rows do"
                 return Finding("burst", detail)
-        if surplus:
-            return Finding("length balance", "left out so that longer and shorter chosen answers are equally many")
         return None
 
+    def _beyond_balance(self, rows: Iterable[Row]) -> set[int]:
+        """Which of the rows that no other filter takes must go as well."""
+        lengths = Lengths()
+        for place, row in enumerate(rows):
+            if place not in self._findings and not self._burst(row):
+                _measure(lengths, place, row)
+        return lengths.surplus()
 
-def sift(rows: Callable[[], Iterator[Row]], settings: FilterSettings, test_texts: Iterable[str] = ()) -> Sifter:
+
+def sift(rows: Callable[[], Iterable[Row]], settings: FilterSettings, test_texts: Iterable[str] = ()) -> Sifter:
     """A sifter that has looked at the rows; `sifter.sift(rows())` then gives them one by one."""
     sifter = Sifter(settings, test_texts)
-    sifter.look(rows())
+    for _ in sifter.look(rows):
+        pass
     return sifter
+
+
+def _measure(lengths: Lengths, place: int, row: Row) -> None:
+    """Ties and contradictions are not trained on, so their lengths teach nothing."""
+    if isinstance(row, Preference) and row.kind == "preferred":
+        lengths.add(place, row)
 
 
 def _sieves(settings: FilterSettings, test_texts: Iterable[str]) -> list[Sieve]:

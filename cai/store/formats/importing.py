@@ -5,12 +5,11 @@ Rows stream; a wrong one is named by file, line and field, and the import goes o
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cai.errors import CaiError, InputError
-from cai.files import folder_lock, sha256_of
+from cai.files import folder_lock, growing_files, sha256_of
 from cai.manifest import NAME, write_manifest
 from cai.records import Preference, Reject, content_id, digest, to_line
 from cai.store.formats.layouts import Detected, adapted_rows, detect, layout_named, sort_of
@@ -49,22 +48,17 @@ def import_file(path: Path, out: Path, layout: str = "") -> Imported:
     if (out / NAME).exists() or (out / RECORDS).exists():
         raise InputError(str(out), "holds data already", None, "name a new folder")
     inputs, reasons, sorts = 0, Counter[str](), Counter[str]()
-    with folder_lock(out), ExitStack() as stack:
-        files = {
-            name: stack.enter_context(open(out / f".{name}.part", "w", encoding="utf-8")) for name in (RECORDS, REJECTS)
-        }
-        for row in adapted_rows(path, found.name):
-            inputs += 1
-            made = _converted(row, read, path)
-            if isinstance(made, Reject):
-                reasons[made.reason] += 1
-                files[REJECTS].write(to_line(made) + "\n")
-            else:
-                sorts[sort_of(made)] += 1
-                files[RECORDS].write(to_line(made) + "\n")
-        stack.close()
-        for name in files:
-            (out / f".{name}.part").replace(out / name)
+    with folder_lock(out):
+        with growing_files(out, RECORDS, REJECTS) as files:
+            for row in adapted_rows(path, found.name):
+                inputs += 1
+                made = _converted(row, read, path)
+                if isinstance(made, Reject):
+                    reasons[made.reason] += 1
+                    files[REJECTS].write(to_line(made) + "\n")
+                else:
+                    sorts[sort_of(made)] += 1
+                    files[RECORDS].write(to_line(made) + "\n")
         outputs = _closed(out, inputs, reasons)
         facts: dict[str, object] = {
             "source": path.name,

@@ -4,6 +4,7 @@ import json
 import os
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ from cai.feedback.filters.duplicates import exact_duplicates, near_duplicates
 from cai.feedback.filters.lengths import Lengths
 from cai.feedback.filters.overlap import overlap_with
 from cai.feedback.filters.private import found_in, is_card
-from cai.feedback.filters.sifting import FilterSettings, sift
-from cai.records import Lineage, Preference, Reject, new_prompt
+from cai.feedback.filters.settings import FilterSettings
+from cai.feedback.filters.sifting import sift
+from cai.records import Lineage, Preference, Reject, Revision, Round, new_prompt
 
 REAL = Path(os.environ.get("CAI_REAL_DATA", "none"))
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="CAI_REAL_DATA names no folder with public data sets")
@@ -175,6 +177,45 @@ def test_every_row_is_kept_or_rejected_with_a_reason_and_the_report_adds_up() ->
     for row, result in zip(rows, made, strict=True):
         assert result == row or (isinstance(result, Reject) and result.id == row.id and result.stage == "filter")
     assert "max@mail" not in json.dumps([r.detail for r in made if isinstance(r, Reject)])
+
+
+def test_lengths_are_balanced_among_the_pairs_that_stay_and_are_trained_on() -> None:
+    """20 of 60 preferred pairs fall to a burst, 25 of the others have the longer answer chosen and 15 the shorter: 10
+    more go. Of ties none goes, whichever answer is longer."""
+    rows = clean_rows(80)
+    made = []
+    for i, row in enumerate(rows):
+        long, short = row.chosen + " " + row.rejected, row.rejected
+        chosen, rejected = (long, short) if i % 40 < 25 or i >= 60 else (short, long)
+        said = chosen + " gleaming turnips wander home" * (40 <= i < 60)
+        kind = "tie" if i >= 60 else "preferred"
+        made.append(replace(pair(row.prompt.messages[0].content, said, rejected), kind=kind))
+    sifter = sift(lambda: iter(made), FilterSettings(balance_lengths=True, near_duplicates=None, poor_text=False))
+    kept = [row for row in sifter.sift(iter(made)) if isinstance(row, Preference)]
+    report = sifter.report
+    assert report.rejects == {"burst": 20, "length balance": 10}
+    preferred = [row for row in kept if row.kind == "preferred"]
+    assert sum(len(row.chosen) > len(row.rejected) for row in preferred) == 15 == len(preferred) / 2
+    assert sum(row.kind == "tie" for row in kept) == 20
+    assert (report.chosen_longer, report.warnings) == (0.5, [])
+
+
+def test_a_revision_is_looked_at_in_every_round() -> None:
+    def revision(question: str, *said: str) -> Revision:
+        rounds = tuple(Round("p", "It is rude.", text, True) for text in said[1:])
+        return Revision(new_prompt(question), said[0], rounds, said[-1], Lineage("", "", 0))
+
+    rows = [
+        revision("Why?", "No.", "Ask max@mail.school.org.", "Ask somebody."),
+        revision("Why?", "No.", "Maybe.", "Ask somebody."),
+        revision("Why?", "No.", "Maybe. ", "Ask  somebody."),
+        revision("Why?", "No.", "Perhaps.", "Ask somebody."),
+    ]
+    sifter = sift(lambda: rows, FilterSettings(near_duplicates=None))
+    made = list(sifter.sift(rows))
+    assert [each.reason for each in made if isinstance(each, Reject)] == ["private data: e-mail", "exact duplicate"]
+    assert made[0].detail == "round 1 holds what looks like one"
+    assert [made[1], made[3]] == [rows[1], rows[3]]
 
 
 @given(st.lists(st.sampled_from(["a b c", "a  b c", "d e f", "x@y.school.org", "g"]), max_size=30))
