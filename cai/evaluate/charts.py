@@ -86,6 +86,32 @@ def line_chart(series: Sequence[Series], label: str, as_percent: bool = False, l
     return f"{opening}{''.join(parts)}</svg>"
 
 
+def reliability_chart(bins: Sequence[tuple[float, float, int]]) -> str:
+    """How sure against how often right, over the half that a choice between two can have; a dot's area is its items."""
+    marks = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    lowest = min([0.5, *(right for _, right, _ in bins)])
+    levels = [tick for tick in (0.0, 0.25, 0.5, 0.75, 1.0) if tick >= lowest - 0.25]
+    most = max(n for _, _, n in bins)
+
+    def place(sure: float, right: float) -> tuple[float, float]:
+        across, up = (sure - 0.5) / 0.5, (right - levels[0]) / (1 - levels[0])
+        return _LEFT + across * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM)
+
+    parts = [_y_axis(place(0.5, tick)[1], f"{tick * 100:.0f}\u202f%") for tick in levels]
+    parts += [_x_axis(place(tick, levels[0])[0], f"{tick * 100:.0f}") for tick in marks]
+    parts.append(_text("axis", _WIDTH - _RIGHT, _HEIGHT - 3, "end", "how sure it was, %"))
+    (x1, y1), (x2, y2) = place(0.5, 0.5), place(1.0, 1.0)
+    parts.append(f'<line class="level" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>')
+    for sure, right, n in bins:
+        x, y = place(sure, right)
+        parts.append(
+            f'<g class="line first"><circle cx="{x:.1f}" cy="{y:.1f}" r="{2 + 3.5 * (n / most) ** 0.5:.1f}"/></g>'
+        )
+    told = ", ".join(f"{sure:.2f} sure and {right:.2f} right" for sure, right, _ in bins)
+    opening = f'<svg class="chart" role="img" aria-label="{escape(told)}" viewBox="0 0 {_WIDTH} {_HEIGHT}">'
+    return f"{opening}{''.join(parts)}</svg>"
+
+
 def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten) that enclose the range."""
     least = max(_LEAST_SPAN, 0.02 * abs(low), 0.02 * abs(high))

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cai.evaluate.charts import Mark, Series, dot_strip, line_chart
 from cai.evaluate.compare import BASE, TUNED, MetricRow
@@ -16,11 +17,15 @@ from cai.evaluate.differences import Piece, after_side, before_side, word_differ
 from cai.evaluate.suites import metric
 from cai.evaluate.verdict import headline, percent, points
 
+if TYPE_CHECKING:
+    import jinja2
+
 TEMPLATES = Path(__file__).parent / "templates"
 MODEL_NAMES = {BASE: "Base", "sft": "Fine-tuned", TUNED: "Aligned"}
 STAGE_NAMES = {
     "revise": "Critique and revise",
     "sft": "Fine-tune on revisions",
+    "judge": "Measure the judge",
     "prefer": "Judge pairs",
     "filter": "Filter",
     "dpo": "Train on preferences",
@@ -99,11 +104,11 @@ class PairView:
     below: tuple[SideView, ...] = ()
 
 
-def render(data: ReportData) -> str:
-    """The page's whole text."""
+def environment() -> "jinja2.Environment":
+    """The templates, escaping whatever reaches them."""
     import jinja2
 
-    environment = jinja2.Environment(
+    found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -111,19 +116,28 @@ def render(data: ReportData) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"percent": percent, "count": _count, "fact": _fact}
+    found.filters |= {"percent": percent, "count": _count, "fact": _fact}
+    return found
+
+
+def render(data: ReportData) -> str:
+    """The page's whole text."""
     models = _models(data.metrics)
-    return environment.get_template("report.html.j2").render(
-        data=data,
-        headline=headline(data.metrics),
-        models=[(_style(name), model_name(name)) for name in models],
-        rows=[_row(row, models) for row in _shown(data)],
-        charts=[chart for curve in data.curves for chart in _charts(curve)],
-        examples=[_example(example) for example in data.examples],
-        revisions=[_revision(revision) for revision in data.revisions],
-        stage_names=STAGE_NAMES,
-        judge_strip=_judge_strip(data),
-        asked=max((row.n for row in data.metrics), default=0),
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            data=data,
+            headline=headline(data.metrics),
+            models=[(_style(name), model_name(name)) for name in models],
+            rows=[_row(row, models) for row in _shown(data)],
+            charts=[chart for curve in data.curves for chart in _charts(curve)],
+            examples=[_example(example) for example in data.examples],
+            revisions=[_revision(revision) for revision in data.revisions],
+            stage_names=STAGE_NAMES,
+            judge_strip=_judge_strip(data),
+            asked=max((row.n for row in data.metrics), default=0),
+        )
     )
 
 

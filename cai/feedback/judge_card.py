@@ -11,8 +11,11 @@ from itertools import permutations
 from math import isnan
 
 from cai.constitution.model import Constitution
-from cai.feedback.judge import JudgeSettings, pool
-from cai.records import Preference, PreferenceKind, Verdict
+from cai.feedback.judge import JudgeSettings, judge, pool
+from cai.feedback.outcome import Outcome, first_of_each
+from cai.feedback.pairs import CandidatePair
+from cai.models.protocol import Model
+from cai.records import Preference, PreferenceKind, Prompt, Verdict
 from cai.seeds import derive, uniform
 from cai.statistics import (
     ReliabilityBin,
@@ -27,6 +30,7 @@ from cai.statistics import (
     tempered,
 )
 
+STAGE = "judge"
 BINS = 15
 LEAST_FOR_TEMPERATURE = 50
 """Pairs in each half, below which a temperature would be fitted to noise."""
@@ -34,17 +38,27 @@ LEAST_FOR_TEMPERATURE = 50
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Two answers of which one is known to be better, and who says so."""
+    """Two answers of which one is known to be better."""
 
-    id: str
+    prompt: Prompt
     better: str
     worse: str
     subset: str = ""
+    principles: tuple[str, ...] = ()
+    """Which principles the label is about; all, where nobody says."""
     better_by: str = ""
     """Who wrote the answer, where that is known."""
     worse_by: str = ""
     people: tuple[bool, ...] = ()
     """What each of several people said: whether this answer is the better one."""
+
+    @property
+    def candidates(self) -> CandidatePair:
+        return CandidatePair(self.prompt, self.better, self.worse, f"labelled:{self.subset}")
+
+    @property
+    def id(self) -> str:
+        return self.candidates.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +182,27 @@ class JudgeCard:
     principles: tuple[Part, ...]
 
 
-def judged_pair(known: Known, preference: Preference, constitution: Constitution, settings: JudgeSettings) -> Judged:
-    """A preference told of the answer that is known to be better."""
+def measure(
+    pairs: Sequence[Known], constitution: Constitution, judge_model: Model, settings: JudgeSettings, seed: int
+) -> Outcome[Judged]:
+    """Every pair judged as a run would judge it, by the principles that its label is about."""
+    outcome: Outcome[Judged] = Outcome()
+    known = {pair.id: pair for pair in first_of_each(pairs, STAGE, outcome.rejects)}
+    for names in dict.fromkeys(pair.principles for pair in known.values()):
+        own = [pair for pair in known.values() if pair.principles == names]
+        by = replace(constitution, principles=tuple(p for p in constitution.principles if not names or p.id in names))
+        judged = judge([pair.candidates for pair in own], by, judge_model, settings, seed)
+        outcome.notes.update(judged.notes)
+        outcome.rejects.extend(replace(reject, stage=STAGE) for reject in judged.rejects)
+        for preference in judged.records:
+            pair_id = CandidatePair(preference.prompt, preference.chosen, preference.rejected, "").id
+            outcome.records.append(_about_the_better(known[pair_id], preference, by, settings))
+    return outcome
+
+
+def _about_the_better(
+    known: Known, preference: Preference, constitution: Constitution, settings: JudgeSettings
+) -> Judged:
     right = preference.chosen == known.better
     verdicts = preference.verdicts if right else tuple(verdict.turned() for verdict in preference.verdicts)
     weights = [

@@ -8,7 +8,7 @@ from cai.errors import InputError, shorten
 from cai.feedback.clean import clean, folded
 from cai.feedback.outcome import Outcome, asking, first_of_each, reason_at
 from cai.models.protocol import Failed, Model, Reply, Request, Sampling
-from cai.records import Prompt, Reject, Revision, content_id
+from cai.records import Preference, Prompt, Reject, Revision, content_id
 from cai.seeds import derive
 
 
@@ -20,7 +20,7 @@ class CandidatePair:
     first: str
     second: str
     origin: str
-    """Where the answers come from: "revisions:<revision id>" or "samples:<i>,<j>"."""
+    """Where the answers come from: "revisions:<revision id>", "samples:<i>,<j>" or "imported:<pair id>"."""
     answerer: str = ""
     critic: str = ""
 
@@ -40,6 +40,16 @@ def from_revisions(revisions: Sequence[Revision]) -> Outcome[CandidatePair]:
         made_by = (revision.lineage.answerer, revision.lineage.critic)
         origin = f"revisions:{revision.id}"
         outcome.records.append(CandidatePair(revision.prompt, revision.initial, revision.final, origin, *made_by))
+    return outcome
+
+
+def from_preferences(labelled: Sequence[Preference]) -> Outcome[CandidatePair]:
+    """Pairs that somebody labelled, to be judged anew without a look at the label."""
+    outcome: Outcome[CandidatePair] = Outcome()
+    for row in first_of_each(labelled, "prefer", outcome.rejects):
+        made_by = (row.lineage.answerer, row.lineage.critic)
+        origin = f"imported:{row.id}"
+        outcome.records.append(CandidatePair(row.prompt, row.chosen, row.rejected, origin, *made_by))
     return outcome
 
 

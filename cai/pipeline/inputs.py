@@ -11,6 +11,8 @@ from pathlib import Path
 from cai.constitution.frames import frames_digest
 from cai.constitution.model import Constitution
 from cai.errors import InputError
+from cai.evaluate.card_page import CARD
+from cai.files import sha256_of
 from cai.manifest import Manifest, verify_manifest
 from cai.pipeline.configs import BASE, TRAINING
 from cai.pipeline.desk import Desk
@@ -49,6 +51,9 @@ class Inputs:
     revisions: tuple[Path, ...]
     preferences: tuple[Path, ...]
     start: Path | None
+    file: Path | None
+    """What the user brought for this stage alone."""
+    card: Path | None
     models: dict[str, Path | None]
     remotes: dict[str, str]
     digests: dict[str, str]
@@ -71,6 +76,11 @@ def gather(pipeline: Pipeline, stage: Stage, done: Mapping[int, Done], fingerpri
     if stage.kind in TRAINING:
         assert pipeline.model is not None, f"{stage.name} has nothing to train"
         digests["lora"] = digest(asdict(pipeline.model.lora))
+    file = pipeline.files.get(stage.number)
+    if file is not None:
+        digests["file"] = sha256_of(file)
+    if sources.card:
+        digests["card"] = done[sources.card].manifest.files[CARD].sha256
     start = None
     if sources.start:
         start, digests["adapter start"] = done[sources.start].adapter, done[sources.start].adapter_digest
@@ -86,6 +96,8 @@ def gather(pipeline: Pipeline, stage: Stage, done: Mapping[int, Done], fingerpri
         revisions=tuple(done[number].folder for number in sources.revisions),
         preferences=tuple(done[number].folder for number in sources.preferences),
         start=start,
+        file=file,
+        card=done[sources.card].folder if sources.card else None,
         models={name: done[number].adapter if number else None for name, number in sources.models.items()},
         remotes=sources.remotes,
         digests=digests,

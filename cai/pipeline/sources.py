@@ -14,6 +14,8 @@ from cai.pipeline.configs import (
     DpoStageConfig,
     EvaluateConfig,
     FilterConfig,
+    JudgeStageConfig,
+    JudgingConfig,
     PreferConfig,
     ReviseConfig,
     SftStageConfig,
@@ -47,6 +49,8 @@ class Sources:
     constitution: Use | None = None
     remotes: dict[str, str] = field(default_factory=dict)
     """Which remote model plays which role; a role that is not here is played by the base or an adapter on it."""
+    card: int | None = None
+    """The stage that measured the judge, whose temperature is to be used."""
     local: bool = True
     """Whether the base model takes part at all."""
 
@@ -71,17 +75,28 @@ def sources_of(config: StageConfig, before: Sequence[Stage], remotes: Collection
         case ReviseConfig():
             roles = _remote_roles({"answerer": config.answerer, "critic": config.critic}, remotes)
             return Sources(prompts="train", constitution="revise", remotes=roles, local=len(roles) < 2)
-        case PreferConfig(pairs="revisions"):
+        case JudgeStageConfig():
             roles = _remote_roles({"judge": config.judge}, remotes)
-            revisions = _revisions(before)
-            return Sources(revisions=revisions, constitution="judge", remotes=roles, local=not roles)
+            return Sources(constitution="judge", remotes=roles, local=not roles)
+        case PreferConfig(pairs="revisions" | "imported"):
+            roles = _remote_roles({"judge": config.judge}, remotes)
+            revisions = _revisions(before) if config.pairs == "revisions" else ()
+            card = _card(config, before)
+            return Sources(revisions=revisions, constitution="judge", remotes=roles, local=not roles, card=card)
         case PreferConfig():
             roles = _remote_roles({"judge": config.judge}, remotes)
             if config.source is not None and config.source in remotes:
                 roles["answerer"] = config.source
             start = None if "answerer" in roles else _training_stage(config.source, before, remotes)
-            other, local = _other_run(config.source), len(roles) < 2
-            return Sources("train", start=start, start_run=other, constitution="judge", remotes=roles, local=local)
+            return Sources(
+                "train",
+                start=start,
+                start_run=_other_run(config.source),
+                constitution="judge",
+                remotes=roles,
+                local=len(roles) < 2,
+                card=_card(config, before),
+            )
         case FilterConfig():
             return Sources(
                 prompts=None if config.test_overlap is False else "test",
@@ -106,6 +121,20 @@ def _remote_roles(wanted: dict[str, str], remotes: Collection[str]) -> dict[str,
             known = f"known here: {', '.join([BASE, *remotes])}"
             raise NoSourceError(role, f"must name {BASE} or one of models as its {role}", name, known)
     return {role: name for role, name in wanted.items() if name != BASE}
+
+
+def _card(config: PreferConfig, before: Sequence[Stage]) -> int | None:
+    """The last measurement of a judge that judges in just this way."""
+    if not config.calibrate:
+        return None
+    ways = JudgingConfig.model_fields
+    for stage in reversed(before):
+        if isinstance(stage.config, JudgeStageConfig) and all(
+            getattr(stage.config, name) == getattr(config, name) for name in ways
+        ):
+            return stage.number
+    remedy = "put one above it with the same judge, principles and thresholds, or remove calibrate"
+    raise NoSourceError("calibrate", "needs a 'judge' stage before it that measures this judge", config.judge, remedy)
 
 
 def makers(stages: Sequence[Stage], numbers: Collection[int]) -> tuple[int, ...]:

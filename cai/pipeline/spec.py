@@ -7,8 +7,8 @@ Whether the model is there and whether the run folder is free is the runner's to
 import difflib
 import os
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from cai.constitution.model import Constitution, load_constitution
 from cai.errors import InputError
 from cai.models.local.spec import ModelSpec
 from cai.models.remote.spec import RemoteSpec
-from cai.pipeline.configs import KINDS, EvaluateConfig, PipelineSpec, PromptSet
+from cai.pipeline.configs import KINDS, EvaluateConfig, JudgeStageConfig, PipelineSpec, PreferConfig, PromptSet
 from cai.pipeline.final import find_final
 from cai.pipeline.overrides import with_overrides
 from cai.pipeline.prompts import EMBEDDED, embedded_prompts
@@ -40,6 +40,8 @@ class Pipeline:
     constitution: Constitution
     train: tuple[Prompt, ...]
     test: tuple[Prompt, ...]
+    files: Mapping[int, Path] = field(default_factory=dict)
+    """What a stage reads of the user's beside prompts, by the stage's number."""
     overrides: tuple[str, ...] = ()
 
     @property
@@ -85,7 +87,8 @@ def _resolved(document: Document, path: Path, overrides: Sequence[str]) -> Pipel
     _check_principles(document, constitution, stages)
     train, test = (_prompts(document, path, part, stages) for part in ("train", "test"))
     _check_suites(document, stages, test)
-    return Pipeline(spec, path, document, stages, constitution, train, test, tuple(overrides))
+    files = _stage_files(document, path, stages)
+    return Pipeline(spec, path, document, stages, constitution, train, test, files, tuple(overrides))
 
 
 def _spelled_out(document: Document) -> Document:
@@ -176,6 +179,18 @@ def _prompts(document: Document, path: Path, part: str, stages: Sequence[Stage])
     return tuple(found)
 
 
+def _stage_files(document: Document, path: Path, stages: Sequence[Stage]) -> dict[int, Path]:
+    """Whatever a stage names that is no part of the embedded world must be there before anything runs."""
+    found = {}
+    for stage in stages:
+        at = ("stages", stage.number - 1, stage.kind)
+        if isinstance(stage.config, PreferConfig) and stage.config.file is not None:
+            found[stage.number] = _file(document, stage.config.file, path, *at, "file")
+        if isinstance(stage.config, JudgeStageConfig) and stage.config.data not in EMBEDDED:
+            found[stage.number] = _file(document, stage.config.data, path, *at, "data")
+    return found
+
+
 def _check_suites(document: Document, stages: Sequence[Stage], test: Sequence[Prompt]) -> None:
     from cai.evaluate.suites import SUITES
 
@@ -196,7 +211,7 @@ def _check_suites(document: Document, stages: Sequence[Stage], test: Sequence[Pr
 def _file(document: Document, name: str, path: Path, *at: "Key") -> Path:
     found = _find(name, path)
     if found is None:
-        known = f"; the embedded sets are {', '.join(EMBEDDED)}" if at[0] == "prompts" else ""
+        known = f"; the embedded sets are {', '.join(EMBEDDED)}" if at[0] == "prompts" or at[-1] == "data" else ""
         folders = ", ".join(str(folder) for folder in _folders(path))
         raise InputError(document.place(*at), "there is no such file", name, f"looked in {folders}{known}")
     return found

@@ -9,18 +9,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from cai.constitution.model import Constitution, Principle
+from cai.constitution.model import Constitution
 from cai.evaluate.judging import judge_items
 from cai.evaluate.suites import Item, run_suite
 from cai.feedback.judge import JudgeSettings, judge, pool
 from cai.feedback.pairs import CandidatePair
-from cai.models.tiny import phrasing, world
 from cai.models.tiny.oracle import JudgePair, judge_pairs
 from cai.pipeline.chunks import Made, chunked, work_in_chunks
 from cai.pipeline.configs import BASE, EvaluateConfig
 from cai.pipeline.desk import Desk
 from cai.pipeline.events import StageEvents
 from cai.pipeline.inputs import Inputs
+from cai.pipeline.labelled import principles_about
 from cai.records import Preference, Prompt, Reject, Verdict
 
 JUDGED_SPLIT = "test"
@@ -80,15 +80,6 @@ def _judged(constitution: Constitution, seed: int, desk: Desk, pairs: Sequence[K
             verdicts.append(_on_better(preference, pair, asked))
     items = judge_items("tiny", told, lambda _: verdicts)
     return Made(len(pairs), [Measured(BASE, item) for item in items], rejects)
-
-
-def principles_about(constitution: Constitution, family: str) -> tuple[Principle, ...]:
-    """The principles whose preference is one of the embedded world's ways to ask for this; those it has no words for
-    have a say on everything."""
-    known = {f: {t for split in world.SPLITS for t in phrasing.preferences(f, split)} for f in phrasing.FAMILIES}
-    foreign = set().union(*known.values())
-    judging = constitution.for_use("judge")
-    return tuple(p for p in judging if p.preference in known[family] or p.preference not in foreign)
 
 
 def _candidate(pair: JudgePair) -> CandidatePair:

@@ -13,6 +13,7 @@ from cai.pipeline.configs import (
     DpoStageConfig,
     EvaluateConfig,
     FilterConfig,
+    JudgeStageConfig,
     PreferConfig,
     ReviseConfig,
     SftStageConfig,
@@ -24,11 +25,12 @@ from cai.pipeline.inputs import Inputs
 from cai.pipeline.stage_dpo import dpo_stage
 from cai.pipeline.stage_evaluate import evaluate_stage
 from cai.pipeline.stage_filter import filter_stage
+from cai.pipeline.stage_judge import judge_stage
 from cai.pipeline.stage_prefer import prefer_stage
 from cai.pipeline.stage_revise import revise_stage
 from cai.pipeline.stage_sft import sft_stage
 
-VERSIONS = {"revise": 1, "prefer": 1, "filter": 1, "sft": 1, "dpo": 1, "evaluate": 1}
+VERSIONS = {"revise": 1, "judge": 1, "prefer": 2, "filter": 1, "sft": 1, "dpo": 1, "evaluate": 1}
 
 JOURNALED = tuple(kind for kind in VERSIONS if kind not in (*TRAINING, "filter"))
 """Kinds that commit their records chunk by chunk; the others write them all at once, again if they must."""
@@ -38,6 +40,8 @@ def run_stage(config: StageConfig, inputs: Inputs, folder: Path, desk: Desk) -> 
     match config:
         case ReviseConfig():
             return revise_stage(config, inputs, folder, desk)
+        case JudgeStageConfig():
+            return judge_stage(config, inputs, folder, desk)
         case PreferConfig():
             return prefer_stage(config, inputs, folder, desk)
         case FilterConfig():

@@ -4,8 +4,8 @@ Every number is the most that there can be: each pair is judged, each answer is 
 memory is `plan`'s to ask.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from cai.constitution.frames import critique_messages, judge_messages, revision_messages
 from cai.evaluate.suites import GREEDY
@@ -17,19 +17,20 @@ from cai.pipeline.configs import (
     DpoStageConfig,
     EvaluateConfig,
     FilterConfig,
+    JudgeStageConfig,
+    JudgingConfig,
     PreferConfig,
     ReviseConfig,
     SftStageConfig,
 )
+from cai.pipeline.judging import meetings
+from cai.pipeline.labelled import imported, labelled_set
 from cai.pipeline.sources import Stage, makers
 from cai.pipeline.spec import Pipeline
 from cai.records import Message, Prompt
 from cai.train.config import TrainConfig
 
 Batch = Generating | Judging | Training
-
-_PAIRS_OF_SAMPLES = 6
-"""Most pairs that one prompt's samples give; `feedback.pairs` says the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,14 @@ class StageWork:
 
 
 @dataclass(frozen=True, slots=True)
+class Brought:
+    """Pairs that a stage reads from elsewhere: the length of each prompt, and of the longest answer."""
+
+    prompts: tuple[int, ...]
+    answer: int
+
+
+@dataclass(frozen=True, slots=True)
 class Texts:
     """The lengths, in tokens, of what stands around prompts and answers."""
 
@@ -67,6 +76,20 @@ class Texts:
     """A question to the judge without request and answers, the worked examples before it included."""
     judging: int
     """Principles that judge."""
+    brought: Mapping[int, Brought] = field(default_factory=dict)
+    """By the number of the stage that reads them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Judgements:
+    """What judging comes to."""
+
+    judgements: int
+    tokens: int
+    longest: int
+    batches: tuple[Batch, ...]
+    thoughts: int
+    new_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +99,8 @@ class _Answers:
     rows: int
     length: int
     rounds: int = 1
+    prompts: tuple[int, ...] = ()
+    """The lengths of what they answer."""
 
 
 def works_of(pipeline: Pipeline, count: Counter) -> list[StageWork]:
@@ -92,7 +117,8 @@ def works_of(pipeline: Pipeline, count: Counter) -> list[StageWork]:
         works.append(work)
         if stage.kind not in (*TRAINING, "filter"):
             rounds = stage.config.rounds if isinstance(stage.config, ReviseConfig) else 1
-            made[stage.number] = _Answers(work.rows, _answer_length(stage, read), rounds)
+            length = _answer_length(stage, texts, read)
+            made[stage.number] = _Answers(work.rows, length, rounds, _prompts(stage, texts, read))
     return works
 
 
@@ -111,7 +137,23 @@ def texts_of(pipeline: Pipeline, count: Counter) -> Texts:
         max(revisions, default=0),
         examples + max(questions, default=0),
         len(judging),
+        {stage.number: brought for stage in pipeline.stages if (brought := _brought(stage, pipeline, count))},
     )
+
+
+def _brought(stage: Stage, pipeline: Pipeline, count: Counter) -> Brought | None:
+    """The pairs that a stage brings along, measured; those of a large file take as long as reading it does."""
+    pairs: list[tuple[Prompt, str, str]] = []
+    file = pipeline.files.get(stage.number)
+    if isinstance(stage.config, JudgeStageConfig):
+        found = labelled_set(stage.config.data, file, stage.config.limit, pipeline.constitution)
+        pairs = [(known.prompt, known.better, known.worse) for known in found.pairs]
+    elif file is not None:
+        pairs = [(row.prompt, row.chosen, row.rejected) for row in imported(file)[0]]
+    if not pairs:
+        return None
+    longest = max(count(text) for _, *both in pairs for text in both)
+    return Brought(tuple(_prompt_length(prompt, count) for prompt, _, _ in pairs), longest)
 
 
 def _read(stages: Sequence[Stage], stage: Stage, made: dict[int, _Answers]) -> list[_Answers]:
@@ -127,6 +169,8 @@ def _work(stage: Stage, texts: Texts, read: list[_Answers], adapters: int) -> St
     match stage.config:
         case ReviseConfig() as config:
             return _revise(config, stage.name, texts, adapters)
+        case JudgeStageConfig() as config:
+            return _judge(config, stage, texts, adapters)
         case PreferConfig() as config:
             return _prefer(config, stage, texts, read, adapters)
         case FilterConfig():
@@ -135,10 +179,10 @@ def _work(stage: Stage, texts: Texts, read: list[_Answers], adapters: int) -> St
         case SftStageConfig() as config:
             every = config.revisions == "all"
             rows = sum(each.rows * (each.rounds if every else 1) for each in read)
-            return _train(config, stage, texts, _Answers(rows, _longest(read)), adapters)
+            return _train(config, stage, _Answers(rows, _longest(read), 1, _prompts(stage, texts, read)), adapters)
         case DpoStageConfig() as config:
-            pairs = _Answers(sum(each.rows for each in read), _longest(read))
-            return _train(config, stage, texts, pairs, adapters)
+            pairs = sum(each.rows for each in read)
+            return _train(config, stage, _Answers(pairs, _longest(read), 1, _prompts(stage, texts, read)), adapters)
         case EvaluateConfig() as config:
             return _evaluate(config, stage, texts, adapters)
 
@@ -157,35 +201,59 @@ def _revise(config: ReviseConfig, name: str, texts: Texts, adapters: int) -> Sta
 
 
 def _prefer(config: PreferConfig, stage: Stage, texts: Texts, read: list[_Answers], adapters: int) -> StageWork:
-    principles = texts.judging if config.principles == "all" else 1
-    if config.pairs == "revisions":
-        inputs, answer = sum(each.rows for each in read), _longest(read)
-        pairs, answers, each_chunk = inputs, 0, config.chunk
+    prompts = _prompts(stage, texts, read)
+    if config.pairs == "samples":
+        inputs, answer, of_one = len(prompts), config.max_new_tokens, meetings(config)
+        answers, rows = inputs * config.samples, inputs if config.keep == "best" else inputs * of_one
     else:
-        inputs, answer = len(texts.train), config.max_new_tokens
-        of_one = min(_PAIRS_OF_SAMPLES, config.samples * (config.samples - 1) // 2)
-        pairs, answers, each_chunk = inputs * of_one, inputs * config.samples, config.chunk * of_one
-    judgements = 2 * principles * pairs
-    longest = max(texts.train) + texts.judgement + 2 * answer
-    batches: list[Batch] = [_judging(2 * principles * min(each_chunk, pairs), longest)]
+        brought = texts.brought.get(stage.number)
+        inputs, answer = (len(prompts), brought.answer) if brought else (sum(r.rows for r in read), _longest(read))
+        answers, rows, of_one = 0, inputs, 1
+    judging = _judge_pairs(config, texts, prompts, inputs * of_one, answer, config.chunk * of_one)
+    batches = judging.batches
     if answers:
-        rows = min(config.chunk * config.samples, answers)
-        batches.insert(0, _generating(rows, max(texts.train), answer, config.temperature > 0))
-    asked = sum(texts.train) * (answers // inputs) if answers else 0
-    judged = (
-        2
-        * principles
-        * (pairs // max(1, len(texts.train)))
-        * sum(p + texts.judgement + 2 * answer for p in texts.train)
-    )
+        at_once = min(config.chunk * config.samples, answers)
+        batches = (_generating(at_once, max(prompts), answer, config.temperature > 0), *batches)
     return StageWork(
-        stage.name, "prefer", inputs, pairs, answers, judgements, asked + judged, answers * answer,
-        longest=longest, adapters=adapters, batches=tuple(batches),
+        stage.name, "prefer", inputs, rows, answers + judging.thoughts, judging.judgements,
+        sum(prompts) * (answers // inputs) + judging.tokens, answers * answer + judging.new_tokens,
+        longest=judging.longest, adapters=adapters, batches=batches,
     )  # fmt: skip
 
 
-def _train(config: TrainConfig, stage: Stage, texts: Texts, rows: _Answers, adapters: int) -> StageWork:
-    length = max(texts.train) + rows.length
+def _judge(config: JudgeStageConfig, stage: Stage, texts: Texts, adapters: int) -> StageWork:
+    brought = texts.brought[stage.number]
+    pairs = len(brought.prompts)
+    judging = _judge_pairs(config, texts, brought.prompts, pairs, brought.answer, config.chunk)
+    return StageWork(
+        stage.name, "judge", pairs, pairs, judging.thoughts, judging.judgements, judging.tokens, judging.new_tokens,
+        longest=judging.longest, adapters=adapters, batches=judging.batches,
+    )  # fmt: skip
+
+
+def _judge_pairs(
+    config: JudgingConfig, texts: Texts, prompts: Sequence[int], pairs: int, answer: int, at_once: int
+) -> _Judgements:
+    """Every principle asked about every pair in both orders, and every thought as long as it may be."""
+    wanted = {"all": texts.judging, "drawn": 1}.get(str(config.principles), config.principles)
+    principles = min(int(wanted), texts.judging)
+    chains, thought = max(1, config.reasoning), config.reasoning_tokens if config.reasoning else 0
+    questions = 2 * principles * pairs * chains
+    around = texts.judgement + 2 * answer
+    longest = max(prompts) + around + thought
+    batches: list[Batch] = [_judging(2 * principles * min(at_once, pairs) * chains, longest)]
+    if thought:
+        batches.insert(0, _generating(2 * principles * min(at_once, pairs) * chains, longest, thought, sampled=True))
+    read = questions * (sum(prompts) // len(prompts) + around)
+    thoughts = questions if thought else 0
+    return _Judgements(
+        questions, read + (read + questions * thought if thought else 0), longest, tuple(batches), thoughts,
+        thoughts * thought,
+    )  # fmt: skip
+
+
+def _train(config: TrainConfig, stage: Stage, rows: _Answers, adapters: int) -> StageWork:
+    length = max(rows.prompts) + rows.length
     updates = -(-rows.rows // config.batch_size) * config.epochs
     each = 2 if stage.kind == "dpo" else 1
     sequences = min(max(1, config.micro_tokens // (each * length)), config.batch_size, max(1, rows.rows)) * each
@@ -193,7 +261,7 @@ def _train(config: TrainConfig, stage: Stage, texts: Texts, rows: _Answers, adap
     continued = stage.sources.start is not None or bool(stage.sources.start_run)
     scored = sequences * rows.length
     batch = Training(method, sequences, length, scored, continued, config.checkpointing)
-    mean = sum(texts.train) // len(texts.train) + rows.length
+    mean = sum(rows.prompts) // len(rows.prompts) + rows.length
     passes = each * rows.rows * (config.epochs + (1 if method == "dpo" else 0))
     return StageWork(
         stage.name, stage.kind, rows.rows, rows.rows, trained_tokens=passes * mean, updates=updates,
@@ -232,7 +300,18 @@ def _longest(read: Sequence[_Answers]) -> int:
     return max(each.length for each in read)
 
 
-def _answer_length(stage: Stage, read: Sequence[_Answers]) -> int:
+def _prompts(stage: Stage, texts: Texts, read: Sequence[_Answers]) -> tuple[int, ...]:
+    """The prompts that the records of a stage are about."""
+    if stage.number in texts.brought:
+        return texts.brought[stage.number].prompts
+    if stage.sources.prompts == "train":
+        return texts.train
+    return tuple(dict.fromkeys(length for each in read for length in each.prompts))
+
+
+def _answer_length(stage: Stage, texts: Texts, read: Sequence[_Answers]) -> int:
+    if stage.number in texts.brought:
+        return texts.brought[stage.number].answer
     match stage.config:
         case ReviseConfig() as config:
             return config.max_new_tokens

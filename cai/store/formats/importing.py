@@ -38,7 +38,7 @@ def read_rows(path: Path, layout: str = "") -> Iterator[Preference | Answered | 
     name = layout or detect(path).name
     read = layout_named(name).read
     for row in adapted_rows(path, name):
-        yield _converted(row, read, path)
+        yield converted(row, read, path)
 
 
 def import_file(path: Path, out: Path, layout: str = "") -> Imported:
@@ -52,7 +52,7 @@ def import_file(path: Path, out: Path, layout: str = "") -> Imported:
         with growing_files(out, RECORDS, REJECTS) as files:
             for row in adapted_rows(path, found.name):
                 inputs += 1
-                made = _converted(row, read, path)
+                made = converted(row, read, path)
                 if isinstance(made, Reject):
                     reasons[made.reason] += 1
                     files[REJECTS].write(to_line(made) + "\n")
@@ -86,7 +86,7 @@ def _lines(path: Path) -> int:
         return sum(1 for _ in handle)
 
 
-def _converted(
+def converted(
     row: SourceRow, read: Callable[[Columns, str], Preference | Answered], path: Path
 ) -> Preference | Answered | Reject:
     place = f"{path.name}:{row.number}"
