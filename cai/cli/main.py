@@ -16,6 +16,7 @@ from cai.cli.init import init
 from cai.cli.inspect import status, trace
 from cai.cli.model import model_app
 from cai.cli.plan import plan
+from cai.cli.prompts import prompts_app
 from cai.cli.revise import revise
 from cai.cli.run import run as run_command
 from cai.cli.screen import complain
@@ -39,6 +40,7 @@ app.command("chat")(chat)
 app.add_typer(constitution_app, name="constitution")
 app.add_typer(model_app, name="model")
 app.add_typer(data_app, name="data")
+app.add_typer(prompts_app, name="prompts")
 app.command("doctor")(doctor)
 app.command("init")(init)
 app.command("serve")(serve)

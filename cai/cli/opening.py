@@ -1,9 +1,15 @@
-"""Opening what a person names: a model, a run, or a stage of a run."""
+"""Opening what a person names: a model, a run, a stage of a run, or a remote model of some file."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from cai.errors import InputError
 
 if TYPE_CHECKING:
     from cai.models.local.view import LocalModel
+    from cai.models.protocol import Model
 
 
 def open_named(model: str, revision: str | None) -> "LocalModel":
@@ -18,3 +24,29 @@ def open_named(model: str, revision: str | None) -> "LocalModel":
             return open_workbench(final.spec).view(final.adapter)
         refuse_misspelt(model)
     return open_workbench(ModelSpec(model, revision)).view()
+
+
+@contextmanager
+def open_either(name: str, replies: Path, stop: Callable[[], bool]) -> "Iterator[Model]":
+    """The remote model that `FILE.yaml/NAME` names, or else what `open_named` finds, a commit behind an @.
+
+    What a remote model says is kept in the folder for its replies, so that nothing is paid for twice.
+    """
+    file, _, remote = name.rpartition("/")
+    if not file.endswith((".yaml", ".yml")):
+        model, _, revision = name.partition("@")
+        yield open_named(model, revision or None)
+        return
+    from cai.models.remote.model import open_remote
+    from cai.models.remote.spec import RemoteSpec
+    from cai.strict_yaml import read_yaml, validated
+
+    document = read_yaml(Path(file))
+    known = document.data.get("models") if isinstance(document.data, dict) else None
+    names = list(map(str, known)) if isinstance(known, dict) else []
+    if remote not in names:
+        remedy = f"known here: {', '.join(names)}" if names else "add it to `models`"
+        raise InputError(document.place("models"), "has no such remote model", remote, remedy)
+    spec = validated(document, RemoteSpec, ("models", remote))
+    with open_remote(spec, replies, remote, stop) as opened:
+        yield opened

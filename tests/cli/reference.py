@@ -31,6 +31,8 @@ COMMANDS = (
     "data stats",
     "data card",
     "data sample",
+    "prompts",
+    "prompts make",
     "doctor",
     "init",
     "serve",
