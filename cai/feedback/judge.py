@@ -11,15 +11,14 @@ from itertools import islice
 from math import inf, isnan
 from typing import Literal
 
-from cai.constitution.frames import LABELS, frames_digest, judge_messages
 from cai.constitution.model import Constitution, Principle, draw_principle
 from cai.errors import InputError
 from cai.feedback.clean import folded, is_trivial, without_reasoning
-from cai.feedback.demonstrations import comparison_turns
 from cai.feedback.outcome import Outcome, first_of_each
 from cai.feedback.pairs import CandidatePair
+from cai.feedback.styles import Asked, Style, ask_judge, comparison_examples, frames_digest_of, labels_of
 from cai.models.protocol import Choice, ChoiceRequest, Failed, Model
-from cai.records import Lineage, Message, Preference, PreferenceKind, Reject, Verdict, content_id
+from cai.records import Lineage, Preference, PreferenceKind, Reject, Verdict, content_id
 from cai.seeds import derive
 
 
@@ -31,6 +30,8 @@ class JudgeSettings:
     """A preference weaker than this is a tie."""
     contradiction_beyond: float = 0.7
     """Two orders that name different answers, both at least this surely, contradict each other."""
+    style: Style = "chat"
+    """How the judge is asked: as turns of a chat, or as the published protocol's plain text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def judge(
 ) -> Outcome[Preference]:
     """A `Preference` for each pair, or a reject."""
     usable = _judging(constitution)
-    turns = comparison_turns(constitution)
+    examples = comparison_examples(settings.style, constitution, seed)
     outcome: Outcome[Preference] = Outcome()
     contests: list[_Contest] = []
     for pair in first_of_each(pairs, "prefer", outcome.rejects):
@@ -82,19 +83,19 @@ def judge(
             contests.append(contest)
         else:
             outcome.rejects.append(refusal)
-    requests = [request for c in contests if c.needs_judge for request in _requests(c, turns, seed)]
+    requests = [request for c in contests if c.needs_judge for request in _requests(c, examples, settings.style, seed)]
     choices = judge_model.choose(requests) if requests else []
     assert len(choices) == len(requests), (judge_model.name, len(choices), len(requests))
     told = iter(choices)
     for contest in contests:
         made_by = (contest.pair.answerer, contest.pair.critic)
-        lineage = Lineage(constitution.behaviour_digest, frames_digest(), seed, *made_by)
+        lineage = Lineage(constitution.behaviour_digest, frames_digest_of(settings.style), seed, *made_by)
         if not contest.needs_judge:
             outcome.notes["decided without the judge"] += 1
             outcome.records.append(_by_walkover(contest, lineage))
             continue
         own = list(islice(told, 2 * len(contest.principles)))
-        verdicts = _verdicts(contest, own)
+        verdicts = _verdicts(contest, own, labels_of(settings.style))
         if isinstance(verdicts, Reject):
             outcome.rejects.append(verdicts)
             continue
@@ -165,17 +166,18 @@ def _by_walkover(contest: _Contest, lineage: Lineage) -> Preference:
     return Preference(pair.prompt, chosen.text, rejected.text, 1.0, (), "preferred", lineage, pair.origin)
 
 
-def _requests(contest: _Contest, turns: tuple[Message, ...], seed: int) -> Iterator[ChoiceRequest]:
+def _requests(contest: _Contest, examples: Asked, style: Style, seed: int) -> Iterator[ChoiceRequest]:
     """For each principle the question with the left answer first, then with the right answer first."""
-    messages, left, right = contest.pair.prompt.messages, contest.left.shown, contest.right.shown
+    prompt, left, right = contest.pair.prompt, contest.left.shown, contest.right.shown
     for principle in contest.principles:
         fence = derive("judge", seed, contest.pair.id, principle.id)
-        for first, second in ((left, right), (right, left)):
-            asked = judge_messages(messages, first, second, principle.preference, fence)
-            yield ChoiceRequest((*turns, *asked), LABELS)
+        for answers in ((left, right), (right, left)):
+            yield ask_judge(style, examples, prompt, answers, principle.preference, fence)
 
 
-def _verdicts(contest: _Contest, choices: Sequence[Choice | Failed]) -> tuple[Verdict, ...] | Reject:
+def _verdicts(
+    contest: _Contest, choices: Sequence[Choice | Failed], labels: Sequence[str]
+) -> tuple[Verdict, ...] | Reject:
     """Each principle's verdict on the left answer."""
     failed = [choice for choice in choices if isinstance(choice, Failed)]
     if failed:
@@ -184,10 +186,10 @@ def _verdicts(contest: _Contest, choices: Sequence[Choice | Failed]) -> tuple[Ve
     told = [choice for choice in choices if isinstance(choice, Choice)]
     verdicts = []
     for principle, left_first, right_first in zip(contest.principles, told[::2], told[1::2], strict=True):
-        shown_first = label_probabilities(left_first, len(LABELS))
-        shown_second = label_probabilities(right_first, len(LABELS))
+        shown_first = label_probabilities(left_first, len(labels))
+        shown_second = label_probabilities(right_first, len(labels))
         if shown_first is None or shown_second is None:
-            values = f"log-probabilities of {LABELS}: {left_first.logprobs} and, swapped, {right_first.logprobs}"
+            values = f"log-probabilities of {labels}: {left_first.logprobs} and, swapped, {right_first.logprobs}"
             return Reject(contest.pair.id, "prefer", "broken judgement", f"principle {principle.id!r}, {values}")
         verdicts.append(Verdict(principle.id, shown_first[0], shown_second[1]))
     return tuple(verdicts)

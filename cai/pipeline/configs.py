@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from cai.feedback.styles import Style
 from cai.models.local.spec import ModelSpec
 from cai.models.remote.spec import RemoteSpec
 from cai.train.config import DpoConfig, SftConfig
@@ -48,6 +49,8 @@ class ReviseConfig(BaseModel):
 
     rounds: int = Field(default=2, ge=1, le=16)
     """Critique-and-revision rounds for each prompt; each draws a principle by its weight."""
+    style: Style = "chat"
+    """Ask in turns of a chat, or, with `paper`, by the published protocol as plain text, worked examples first."""
     answerer: str = BASE
     """Who answers: `base` or one of `models`."""
     critic: str = BASE
@@ -78,6 +81,8 @@ class PreferConfig(BaseModel):
     """Who judges: `base` or one of `models`."""
     principles: Literal["all", "drawn"] = "all"
     """Judge by every principle, or by one drawn for each pair."""
+    style: Style = "chat"
+    """Ask the judge in a chat, or, with `paper`, by the published protocol as plain text. Sampling is always a chat."""
     tie_below: Half = 0.6
     """A pair whose better answer is less sure than this is a tie."""
     contradiction_beyond: Half = 0.7
@@ -152,6 +157,11 @@ KINDS: dict[str, type[StageConfig]] = {
     "evaluate": EvaluateConfig,
 }
 TRAINING = ("sft", "dpo")
+
+
+def style_of(config: StageConfig) -> Style:
+    """How a stage words what it asks."""
+    return config.style if isinstance(config, ReviseConfig | PreferConfig) else "chat"
 
 
 class PipelineSpec(BaseModel):

@@ -23,7 +23,7 @@ _PLURALS = {"preferred": "preferred", "tie": "ties", "contradiction": "contradic
 
 
 def prefer_stage(config: PreferConfig, inputs: Inputs, folder: Path, desk: Desk) -> StageEvents:
-    settings = JudgeSettings(config.principles, config.tie_below, config.contradiction_beyond)
+    settings = JudgeSettings(config.principles, config.tie_below, config.contradiction_beyond, config.style)
 
     def judged(pairs: Outcome[CandidatePair]) -> Made:
         judge_model = desk.player(inputs.remotes.get("judge"))
