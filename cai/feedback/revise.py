@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from cai.constitution.model import Constitution, draw_principle
 from cai.errors import InputError, shorten
-from cai.feedback.clean import Step, clean, folded
+from cai.feedback.clean import Step, clean, folded, last_asked
 from cai.feedback.outcome import Outcome, first_of_each
 from cai.feedback.styles import (
     Asked,
@@ -114,10 +114,13 @@ def _ask(chunk: _Chunk, model: Model, step: Step, number: int, asked: Mapping[st
         if isinstance(reply, Failed):
             chunk.outcome.rejects.append(Reject(row, "revise", reply.reason, f"{where}{step}: {reply.detail}"))
             continue
-        cleaned = clean(reply.text, step)
+        cleaned = clean(reply.text, step, last_asked(chunk.prompts[row].messages))
         chunk.outcome.notes.update(f"{step}: {what} removed" for what in cleaned.removed)
         cut = reply.finish == "length"
-        if cut and step != "critique":
+        if cleaned.refused:
+            detail = f"{where}the model said {shorten(reply.text)}"
+            chunk.outcome.rejects.append(Reject(row, "revise", f"{step} {cleaned.refused}", detail))
+        elif cut and step != "critique":
             detail = f"{where}no end after {reply.completion_tokens} tokens: {shorten(cleaned.text)}"
             chunk.outcome.rejects.append(Reject(row, "revise", f"cut-off {step}", detail))
         elif not cleaned.text:

@@ -25,7 +25,7 @@ from cai.pipeline.stage_prefer import prefer_stage
 from cai.pipeline.stage_revise import revise_stage
 from cai.pipeline.stage_sft import sft_stage
 
-VERSIONS = {"revise": 1, "prefer": 1, "sft": 1, "dpo": 1, "evaluate": 1}
+VERSIONS = {"revise": 2, "prefer": 2, "sft": 1, "dpo": 1, "evaluate": 1}
 
 
 def run_stage(config: StageConfig, inputs: Inputs, folder: Path, desk: Desk) -> StageEvents:
