@@ -29,7 +29,9 @@ MAX_LOOP_LINES = 120
 MAX_PARAMETERS = 7
 
 # Functions that may be larger than the rules allow: "file:function", and why.
-SIZE_EXCEPTIONS: dict[str, str] = {}
+SIZE_EXCEPTIONS: dict[str, str] = {
+    "cai/cli/revise.py:revise": "the command line reads each option from a parameter of its own",
+}
 
 # `except Exception`, only at the boundaries that record and count what they catch: job worker, HTTP, one sample.
 BROAD_EXCEPTS: dict[str, str] = {

@@ -14,6 +14,7 @@ from cai.cli.data import data_app
 from cai.cli.doctor import doctor
 from cai.cli.init import init
 from cai.cli.inspect import status, trace
+from cai.cli.judge import judge_app
 from cai.cli.model import model_app
 from cai.cli.plan import plan
 from cai.cli.prompts import prompts_app
@@ -40,6 +41,7 @@ app.command("chat")(chat)
 app.add_typer(constitution_app, name="constitution")
 app.add_typer(model_app, name="model")
 app.add_typer(data_app, name="data")
+app.add_typer(judge_app, name="judge")
 app.add_typer(prompts_app, name="prompts")
 app.command("doctor")(doctor)
 app.command("init")(init)

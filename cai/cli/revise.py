@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -22,6 +22,7 @@ def revise(
     model: Annotated[str, typer.Option(help="`tiny`, a folder, a hub id, or a run: NAME or NAME/STAGE.")] = "tiny",
     revision: Annotated[str | None, typer.Option(help="The commit of a hub id.", show_default=False)] = None,
     rounds: Annotated[int, typer.Option(min=1, max=16, help="How often it criticises and revises.")] = 1,
+    style: Annotated[Literal["chat", "paper"], typer.Option(help="As a chat, or by the paper's plain text.")] = "chat",
     seed: Annotated[int, typer.Option(min=0, help="Draws the principles and the words.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="The record, as a run would write it.")] = False,
 ) -> None:
@@ -34,7 +35,7 @@ def revise(
     loaded = load_constitution(constitution)
     note_if_unknown(model, prompt)
     view = open_named(model, revision)
-    outcome = revise_prompts([new_prompt(prompt)], loaded, view, view, ReviseSettings(rounds), seed)
+    outcome = revise_prompts([new_prompt(prompt)], loaded, view, view, ReviseSettings(rounds, style=style), seed)
     if outcome.rejects:
         reject = outcome.rejects[0]
         raise CaiError(f"the model gave no {reject.reason}: {reject.detail}; try another --seed")
@@ -42,11 +43,17 @@ def revise(
     if as_json:
         print_json({"id": record.id, **as_dict(record)})
     else:
-        _show(record, loaded)
+        _show(record, loaded, style)
 
 
-def _show(record: "Revision", constitution: "Constitution") -> None:
+def _show(record: "Revision", constitution: "Constitution", style: str) -> None:
+    from cai.feedback.demonstrations import worked_critiques
+
     screen = console()
+    if style == "paper":
+        examples = len(worked_critiques(constitution))
+        advice = "" if examples else "; add some (examples: critiques), from which a model learns the form"
+        screen.print(f"Plain text behind {examples} worked examples{advice}\n", style="dim")
     screen.print("Answer", style="bold")
     screen.print(record.initial)
     before = record.initial

@@ -48,7 +48,8 @@ class ComparisonEntry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    principle: str
+    principle: str = ""
+    """Where it is left out, one is drawn for each run."""
     prompt: str
     better: str
     worse: str

@@ -198,7 +198,7 @@ def idle_example(subject: Subject) -> Iterator[Note]:
     revising = {principle.id for principle in constitution.for_use("revise")}
     judging = {principle.id for principle in constitution.for_use("judge")}
     idle = [(e.line, e.principle, "revise") for e in constitution.critiques if e.principle not in revising]
-    idle += [(e.line, e.principle, "judge") for e in constitution.comparisons if e.principle not in judging]
+    idle += [(e.line, e.principle, "judge") for e in constitution.comparisons if e.principle not in {*judging, ""}]
     for line, name, use in idle:
         yield Note(
             line,

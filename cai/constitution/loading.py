@@ -117,7 +117,8 @@ def _comparisons(document: Document, examples: ExampleEntries, ids: Sequence[str
     found = []
     for i, entry in enumerate(examples.comparisons):
         at: _Keys = ("examples", "comparisons", i)
-        _check_known(document, (*at, "principle"), entry.principle, ids)
+        if entry.principle:
+            _check_known(document, (*at, "principle"), entry.principle, ids)
         texts = {n: _needed(document, (*at, n), "the example's", getattr(entry, n)) for n in TEST_TEXTS}
         found.append(ComparisonExample(entry.principle, **texts, line=_line(document, at)))
     return tuple(found)

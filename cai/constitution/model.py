@@ -72,7 +72,7 @@ class CritiqueExample:
 
 @dataclass(frozen=True)
 class ComparisonExample:
-    """A worked comparison, for a few-shot prompt."""
+    """A worked comparison, for a few-shot prompt; without a principle, every one that judges would agree with it."""
 
     principle: str
     prompt: str

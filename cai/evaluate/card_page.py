@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 from cai.evaluate.charts import Mark, dot_strip, reliability_chart
@@ -39,8 +40,8 @@ class PartView:
 
 def write_card(folder: Path, card: JudgeCard, judge: str, data: str) -> Path:
     """Writes both files, the page last, and returns where it is."""
-    told = {"schema": SCHEMA, "judge": judge, "data": data, **as_dict(card)}
-    write_atomic(folder / CARD, json.dumps(told, ensure_ascii=False, indent=2) + "\n")
+    told = _known({"schema": SCHEMA, "judge": judge, "data": data, **as_dict(card)})
+    write_atomic(folder / CARD, json.dumps(told, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
     page = folder / "card.html"
     write_atomic(page, render_card(card, judge, data))
     return page
@@ -85,11 +86,11 @@ def card_lines(card: JudgeCard) -> list[Line]:
         ),
         Line("Ties, contradictions", f"{_share(card.ties)}, {_share(card.contradictions)}"),
         Line("No judgement", _share(card.unjudged), _reasons(card)),
-        Line("κ with the labels", f"{card.kappa:.2f}", _people(card)),
+        Line("κ with the labels", _figure(card.kappa, ".2f"), _people(card)),
         Line("Calibration error", f"{card.calibration_error:.3f}", f"{BINS} bins of equal mass"),
         Line("Brier score", f"{card.brier:.3f}", "a coin: 0.250"),
-        Line("AUROC", f"{card.auroc:.3f}"),
-        Line("Length and probability, Spearman", f"{card.length_correlation:+.2f}"),
+        Line("AUROC", _figure(card.auroc, ".3f")),
+        Line("Length and probability, Spearman", _figure(card.length_correlation, "+.2f")),
     ]
     if card.own:
         own = f"{percent(card.own.preferred, 1)} of {card.own.n}"
@@ -101,6 +102,23 @@ def card_lines(card: JudgeCard) -> list[Line]:
             Line("Temperature", f"{c.temperature:.2f}", f"{told}Brier {c.raw.brier:.3f} → {c.tempered.brier:.3f}")
         )
     return lines
+
+
+def _known(value: object) -> object:
+    """The same with null for every number that is none: JSON has no other word for it."""
+    match value:
+        case dict():
+            return {key: _known(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_known(each) for each in value]
+        case float() if not isfinite(value):
+            return None
+        case _:
+            return value
+
+
+def _figure(value: float, form: str) -> str:
+    return format(value, form) if isfinite(value) else "–"
 
 
 def _part(part: Part) -> PartView:
@@ -132,4 +150,4 @@ def _reasons(card: JudgeCard) -> str:
 
 
 def _people(card: JudgeCard) -> str:
-    return "" if card.kappa_people is None else f"people among themselves: {card.kappa_people:.2f}"
+    return "" if card.kappa_people is None else f"people among themselves: {_figure(card.kappa_people, '.2f')}"

@@ -3,15 +3,16 @@
 How the verdicts of several principles become one preference lives in `judge`; the words in `constitution.frames`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, isnan
 
 from cai.constitution.frames import LABELS, decision_messages, judge_messages
 from cai.constitution.model import Principle
 from cai.feedback.clean import clean
+from cai.feedback.styles import Asked, Style, ask_judge, labels_of
 from cai.models.protocol import Choice, ChoiceRequest, Failed, Model, Reply, Request, Sampling
-from cai.records import Message, Prompt, Verdict
+from cai.records import Prompt, Verdict
 from cai.seeds import derive
 
 FREELY = Sampling(temperature=1.0, max_new_tokens=256)
@@ -27,6 +28,15 @@ class Reasoning:
 
 
 @dataclass(frozen=True, slots=True)
+class Manner:
+    """How a judge is asked: in which style, after which worked comparisons, and whether it thinks first."""
+
+    style: Style
+    examples: Asked
+    reasoning: Reasoning | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """Which of two answers a principle prefers. `row` and the principle decide its seeds."""
 
@@ -35,6 +45,14 @@ class Question:
     left: str
     right: str
     principle: Principle
+
+    @property
+    def orders(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """The left answer first, then the right one."""
+        return (self.left, self.right), (self.right, self.left)
+
+    def fence(self, seed: int) -> int:
+        return derive("judge", seed, self.row, self.principle.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +83,18 @@ class _Chosen:
     tokens: int = 0
 
 
-def ask(
-    questions: Sequence[Question], turns: tuple[Message, ...], model: Model, reasoning: Reasoning | None, seed: int
-) -> list[Heard | Unheard]:
+def ask(questions: Sequence[Question], manner: Manner, model: Model, seed: int) -> list[Heard | Unheard]:
     """Each question's verdict, in the order asked. All of them are one call to the model, or two with reasoning."""
     if not questions:
         return []
-    chosen = (
-        _after_reasoning(questions, model, reasoning, seed) if reasoning else _at_once(questions, turns, model, seed)
-    )
-    chains = reasoning.chains if reasoning else 1
+    if manner.reasoning:
+        chains, chosen = manner.reasoning.chains, _after_reasoning(questions, manner.reasoning, model, seed)
+    else:
+        chains, chosen = 1, _at_once(questions, manner, model, seed)
     each = 2 * chains
     assert len(chosen) == each * len(questions), (model.name, len(chosen), len(questions))
-    return [_heard(chosen[i * each : (i + 1) * each], question, chains) for i, question in enumerate(questions)]
+    labels = labels_of(manner.style)
+    return [_heard(chosen[i * each : (i + 1) * each], question, labels) for i, question in enumerate(questions)]
 
 
 def label_probabilities(choice: Choice, labels: int) -> tuple[float, ...] | None:
@@ -87,21 +104,25 @@ def label_probabilities(choice: Choice, labels: int) -> tuple[float, ...] | None
     return None if broken else choice.probabilities
 
 
-def _at_once(questions: Sequence[Question], turns: tuple[Message, ...], model: Model, seed: int) -> list[_Chosen]:
+def _at_once(questions: Sequence[Question], manner: Manner, model: Model, seed: int) -> list[_Chosen]:
     requests = [
-        ChoiceRequest((*turns, *messages), LABELS)
-        for question in questions
-        for messages in _both_orders(question, seed, reasoned=False)
+        ask_judge(manner.style, manner.examples, q.prompt, answers, q.principle.preference, q.fence(seed))
+        for q in questions
+        for answers in q.orders
     ]
     return [_Chosen(choice, tokens=_tokens(choice)) for choice in model.choose(requests)]
 
 
-def _after_reasoning(questions: Sequence[Question], model: Model, reasoning: Reasoning, seed: int) -> list[_Chosen]:
+def _after_reasoning(questions: Sequence[Question], reasoning: Reasoning, model: Model, seed: int) -> list[_Chosen]:
     """The worked comparisons are left out: they decide without a thought, and would teach the judge to."""
     asked = [
-        Request(messages, reasoning.sampling, derive("reasoning", seed, q.row, q.principle.id, order, chain))
+        Request(
+            judge_messages(q.prompt.messages, *answers, q.principle.preference, q.fence(seed), reasoned=True),
+            reasoning.sampling,
+            derive("reasoning", seed, q.row, q.principle.id, order, chain),
+        )
         for q in questions
-        for order, messages in enumerate(_both_orders(q, seed, reasoned=True))
+        for order, answers in enumerate(q.orders)
         for chain in range(reasoning.chains)
     ]
     thoughts = [_thought(reply) for reply in model.generate(asked)]
@@ -121,14 +142,6 @@ def _after_reasoning(questions: Sequence[Question], model: Model, reasoning: Rea
     return found
 
 
-def _both_orders(question: Question, seed: int, *, reasoned: bool) -> Iterator[tuple[Message, ...]]:
-    """The question with the left answer first, then with the right answer first."""
-    fence = derive("judge", seed, question.row, question.principle.id)
-    for first, second in ((question.left, question.right), (question.right, question.left)):
-        preference = question.principle.preference
-        yield judge_messages(question.prompt.messages, first, second, preference, fence, reasoned=reasoned)
-
-
 def _thought(reply: Reply | Failed) -> tuple[str | Failed, int]:
     """What the judge thought, and the tokens it cost. A thought that was cut off still tells something."""
     if isinstance(reply, Failed):
@@ -142,19 +155,20 @@ def _tokens(choice: Choice | Failed) -> int:
     return choice.tokens if isinstance(choice, Choice) else 0
 
 
-def _heard(chosen: Sequence[_Chosen], question: Question, chains: int) -> Heard | Unheard:
+def _heard(chosen: Sequence[_Chosen], question: Question, labels: Sequence[str]) -> Heard | Unheard:
     told = [(each, each.choice) for each in chosen]
     failed = [choice for _, choice in told if isinstance(choice, Failed)]
     if failed:
         return Unheard(failed[0].reason, failed[0].detail, len(failed), len(chosen))
     choices = [choice for _, choice in told if isinstance(choice, Choice)]
-    shares = [label_probabilities(choice, len(LABELS)) for choice in choices]
+    shares = [label_probabilities(choice, len(labels)) for choice in choices]
     known = [share for share in shares if share is not None]
     if len(known) < len(shares):
-        values = f"log-probabilities of {LABELS}: " + " and ".join(str(choice.logprobs) for choice in choices)
+        values = f"log-probabilities of {labels}: " + " and ".join(str(choice.logprobs) for choice in choices)
         broken = f"principle {question.principle.id!r}, {values}"
         return Unheard("broken judgement", broken, len(shares) - len(known), len(chosen))
-    # The left answer is A in the first order and B in the second.
+    # The left answer is the first label in the first order, and the second in the second.
+    chains = len(known) // 2
     first = sum(share[0] for share in known[:chains]) / chains
     second = sum(share[1] for share in known[chains:]) / chains
     reasons = tuple(each.reason for each in chosen if each.reason)

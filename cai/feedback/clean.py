@@ -1,7 +1,7 @@
-"""Taking off what a model puts around an answer: reasoning blocks, role prefixes, leaked frames, preambles.
+"""Taking off what a model puts around an answer: reasoning, role prefixes, other turns, leaked frames, preambles.
 
-Each rule is a pattern of form, not a list of phrases, and says by name what it took, so that a run can count it.
-Whether an answer is any good is not judged here.
+Each rule is a pattern of form, not a list of phrases, and says by name what it took, so that a run can count it. Where
+nothing of the model's own part is left, the reason is told instead. Whether an answer is any good is not judged here.
 """
 
 import re
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cai.constitution.frames import CRITIQUE, JUDGE, REVISION, SCORE
+from cai.records import Message
 
 Step = Literal["answer", "critique", "revision"]
 
@@ -18,30 +19,41 @@ Step = Literal["answer", "critique", "revision"]
 class Cleaned:
     text: str
     removed: tuple[str, ...] = ()
-    """What was taken off, in the order it was: "reasoning", "role prefix", "leaked frame" or "preamble"."""
+    """What was taken off, in the order it was: "reasoning", "role prefix", "echoed turn", "turn markup", "leaked
+    frame", "another turn" or "preamble"."""
+    refused: str = ""
+    """Why nothing is left, where the text was whole and yet not the model's to say."""
 
 
-def clean(text: str, step: Step) -> Cleaned:
-    """The text alone. Cleaning twice changes nothing more."""
+def clean(text: str, step: Step, asked: str = "") -> Cleaned:
+    """The text alone; `asked` is the message that it replies to. Cleaning twice changes nothing more."""
     removed: list[str] = []
     text = text.strip()
     while True:
-        for name, cleaned in _attempts(text, step):
+        for name, cleaned in _attempts(text, step, asked):
             if cleaned != text:
                 text = cleaned
                 removed.append(name)
                 break
         else:
+            if _USER.match(text) and not _ASSISTANT_LINE.search(text):
+                return Cleaned("", (*removed, "the user's turn"), "speaks as the user")
             return Cleaned(text, tuple(removed))
 
 
+def last_asked(messages: Sequence[Message]) -> str:
+    """What a reply that echoes its question begins with."""
+    return next((message.content for message in reversed(messages) if message.role == "user"), "")
+
+
 def without_reasoning(text: str) -> str:
-    """The text without its `<think>` blocks; one that never closes takes the rest of the text with it.
+    """The text without its `<think>` blocks, or those of a like name; one that never closes takes the rest with it.
 
     A closing tag alone counts as well: some templates write the opening one into the prompt.
     """
-    text = re.sub(r"<think>.*?(?:</think>|\Z)", "", text, flags=re.DOTALL)
-    return text.rpartition("</think>")[2].strip()
+    text = _REASONING.sub("", text)
+    closed = [match.end() for match in _REASONED.finditer(text)]
+    return text[closed[-1] :].strip() if closed else text.strip()
 
 
 def folded(text: str) -> str:
@@ -54,11 +66,19 @@ def is_trivial(text: str) -> bool:
     return not any(character.isalnum() for character in text)
 
 
-def _attempts(text: str, step: Step) -> Sequence[tuple[str, str]]:
+_THOUGHT = "think|thinking|thought|reasoning|scratchpad"
+_REASONING = re.compile(rf"<({_THOUGHT})>.*?(?:</\1>|\Z)", re.DOTALL)
+_REASONED = re.compile(rf"</(?:{_THOUGHT})>")
+
+
+def _attempts(text: str, step: Step, asked: str) -> Sequence[tuple[str, str]]:
     attempts = [
         ("reasoning", without_reasoning(text)),
         ("role prefix", _without_prefix(text, step)),
+        ("echoed turn", _without_echo(text, asked)),
+        ("turn markup", _without_markup(text)),
         ("leaked frame", _without_frames(text)),
+        ("another turn", _without_other_turns(text)),
     ]
     if step == "revision":
         attempts.append(("preamble", _without_preamble(text)))
@@ -78,6 +98,44 @@ def _without_prefix(text: str, step: Step) -> str:
     return text[prefix.end() :] if prefix else text
 
 
+_USER = re.compile(r"[*#\s]*(?:human|user)\s*:\**\s*", re.IGNORECASE)
+_ASSISTANT_LINE = re.compile(r"^[*#\s]*assistant\s*:", re.IGNORECASE | re.MULTILINE)
+_TURN = re.compile(r"\n[^\S\n]*\n[*#\s]*(?:Human|User|Assistant)\s*:")
+_SPEAKER_LINE = re.compile(r"^[*#\s]*(?:human|user|assistant)\s*:", re.IGNORECASE | re.MULTILINE)
+# Quoted (`<|im_end|>`) it is spoken about.
+_MARKUP = re.compile(
+    r"(?<![`'\"])<\|?(?:im_start|im_end|eot_id|endoftext|end_of_text|start_header_id|end_header_id|"
+    r"start_of_turn|end_of_turn)\|?>\s*(?:(?:system|user|assistant|model)\b)?\s*"
+)
+
+
+def _without_echo(text: str, asked: str) -> str:
+    """Without the question said over again as the user's turn."""
+    user = _USER.match(text)
+    if not asked.strip() or user is None or not text[user.end() :].startswith(asked.strip()):
+        return text
+    return text[user.end() + len(asked.strip()) :].strip()
+
+
+def _without_markup(text: str) -> str:
+    """At the start the markup of a turn is an echo of the prompt; later on it ends what was said."""
+    markup = _MARKUP.search(text)
+    if markup is None:
+        return text
+    return text[markup.end() :].strip() if markup.start() == 0 else text[: markup.start()].strip()
+
+
+def _without_other_turns(text: str) -> str:
+    """The model's own turn, where it goes on with the user's and its next; a dialogue that was asked for stays whole:
+    it is announced by a colon, or speakers are named from the first line on."""
+    turn = _TURN.search(text)
+    if turn is None:
+        return text
+    before = text[: turn.start()].rstrip()
+    written = before.endswith((":", ":**")) or _SPEAKER_LINE.search(before)
+    return text if written or not before else before
+
+
 def _pieces(frame: str) -> list[str]:
     """The fixed parts of a frame that are long enough, two words or more, to be known when they stand alone."""
     parts = (part.strip() for part in re.split(r"\{\w+\}|\n", frame))
@@ -92,7 +150,9 @@ def _leak() -> re.Pattern[str]:
     whole = [re.sub(r"\\\{\w+\\\}", ".*?", re.escape(frame)) for frame in (CRITIQUE, REVISION)]
     pieces = [piece for frame in (CRITIQUE, REVISION, JUDGE, SCORE) for piece in _pieces(frame)]
     single = [re.escape(piece) + (r"[^\n]*" if piece.endswith(":") else "") for piece in pieces]
-    return re.compile("|".join([*whole, *single]), re.DOTALL)
+    # Those of the published protocol, where they stand at the start of a line.
+    published = r"(?:(?<=\n)|\A)[*#]*(?:CritiqueRequest|Critique Request|RevisionRequest|Revision Request):[^\n]*"
+    return re.compile("|".join([*whole, *single, published]), re.DOTALL)
 
 
 _LEAK = _leak()

@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from cai.constitution.frames import frames_digest
 from cai.constitution.model import Constitution, Principle, drawn_order
 from cai.errors import InputError
-from cai.feedback.asking import Question, Reasoning, Unheard, ask
+from cai.feedback.asking import Manner, Question, Reasoning, Unheard, ask
 from cai.feedback.clean import folded, is_trivial, without_reasoning
-from cai.feedback.demonstrations import comparison_turns
 from cai.feedback.outcome import Outcome, asking, first_of_each, reason_at
 from cai.feedback.pairs import CandidatePair
+from cai.feedback.styles import Style, comparison_examples, frames_digest_of
 from cai.models.protocol import Model
 from cai.records import Lineage, Preference, PreferenceKind, Reject, Verdict, content_id
 from cai.statistics import tempered
@@ -37,6 +36,8 @@ class JudgeSettings:
     """Ask one principle after the other, and stop for pairs that are this sure in both orders; None asks all."""
     tokens_per_pair: int | None = None
     """With `certain_at`: what all pairs together may cost in tokens, on average. Contested pairs get what is left."""
+    style: Style = "chat"
+    """How the judge is asked: as turns of a chat, or as the published protocol's plain text."""
     reasoning: Reasoning | None = None
     temperature: float = 1.0
     """Divides the log-odds of what was pooled: above 1 for a judge that is surer than it is right."""
@@ -113,7 +114,7 @@ def judge(
             outcome.rejects.append(refusal)
     with asking("judgement"):
         _hear([contest for contest in contests if contest.needs_judge], constitution, judge_model, settings, seed)
-    asked_in = frames_digest(reasoned=settings.reasoning is not None)
+    asked_in = frames_digest_of(settings.style, reasoned=settings.reasoning is not None)
     for contest in contests:
         made_by = (contest.pair.answerer, contest.pair.critic)
         lineage = Lineage(constitution.behaviour_digest, asked_in, seed, *made_by)
@@ -156,12 +157,13 @@ def _hear(
     contests: Sequence[_Contest], constitution: Constitution, model: Model, settings: JudgeSettings, seed: int
 ) -> None:
     """Asks what the settings call for: everything at once, or principle after principle where pairs stay contested."""
-    turns = comparison_turns(constitution)
+    examples = comparison_examples(settings.style, constitution, seed)
+    manner = Manner(settings.style, examples, settings.reasoning)
     at_once = settings.certain_at is None
     wave = list(contests)
     while wave:
         asked = [(contest, question) for contest in wave for question in contest.questions(None if at_once else 1)]
-        heard = ask([question for _, question in asked], turns, model, settings.reasoning, seed)
+        heard = ask([question for _, question in asked], manner, model, seed)
         for (contest, _), told in zip(asked, heard, strict=True):
             if isinstance(told, Unheard):
                 contest.lost.append(told)

@@ -8,14 +8,22 @@ stage; judging a revision against the answer it came from to `judge`.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cai.constitution.frames import critique_messages, frames_digest, revision_messages
 from cai.constitution.model import Constitution, draw_principle
 from cai.errors import InputError, shorten
-from cai.feedback.clean import Step, clean, folded
-from cai.feedback.demonstrations import after_system, critique_turns
+from cai.feedback.clean import Step, clean, folded, last_asked
 from cai.feedback.outcome import Outcome, asking, first_of_each, reason_at
-from cai.models.protocol import Failed, Model, Reply, Request, Sampling
-from cai.records import Lineage, Message, Prompt, Reject, Revision, Round
+from cai.feedback.styles import (
+    Asked,
+    Style,
+    ask_answer,
+    ask_critique,
+    ask_revision,
+    critique_examples,
+    frames_digest_of,
+    request_of,
+)
+from cai.models.protocol import Failed, Model, Reply, Sampling
+from cai.records import Lineage, Prompt, Reject, Revision, Round
 from cai.seeds import derive
 
 FREELY = Sampling(temperature=1.0, max_new_tokens=256)
@@ -28,6 +36,8 @@ class ReviseSettings:
     answer: Sampling = FREELY
     critique: Sampling = FREELY
     revision: Sampling = FREELY
+    style: Style = "chat"
+    """How every step is asked: as turns of a chat, or as the published protocol's plain text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,29 +58,27 @@ def revise(
 ) -> Outcome[Revision]:
     """A `Revision` for each prompt, or a reject that names the step that failed."""
     drawn_from = _revising(constitution) if settings.rounds else constitution
-    demonstrations = critique_turns(constitution)
+    style, examples = settings.style, critique_examples(settings.style, constitution)
     outcome: Outcome[Revision] = Outcome()
     chunk = _Chunk({p.id: p for p in first_of_each(prompts, "revise", outcome.rejects)}, settings, seed, outcome)
-    answers = _ask(chunk, answerer, "answer", 0, {p.id: p.messages for p in chunk.prompts.values()})
+    answers = _ask(chunk, answerer, "answer", 0, {p.id: ask_answer(style, p) for p in chunk.prompts.values()})
     latest = answers
     rounds: dict[str, tuple[Round, ...]] = dict.fromkeys(answers, ())
     for number in range(1, settings.rounds + 1):
         drawn = {row: draw_principle(drawn_from, seed, row, number) for row in latest}
-        exchanges = {}
-        for row, text in latest.items():
-            conversation = after_system(chunk.prompts[row].messages, demonstrations)
-            exchanges[row] = critique_messages(conversation, text, drawn[row].critique)
-        critiques = _ask(chunk, critic, "critique", number, exchanges)
-        requests = {
-            row: revision_messages(exchanges[row], text, drawn[row].revision) for row, text in critiques.items()
+        exchanges = {
+            row: ask_critique(style, examples, chunk.prompts[row], text, drawn[row].critique)
+            for row, text in latest.items()
         }
+        critiques = _ask(chunk, critic, "critique", number, exchanges)
+        requests = {row: ask_revision(exchanges[row], text, drawn[row].revision) for row, text in critiques.items()}
         revisions = _ask(chunk, critic, "revision", number, requests)
         for row, text in revisions.items():
             changed = folded(text) != folded(latest[row])
             rounds[row] += (Round(drawn[row].id, critiques[row], text, changed),)
         latest = revisions
     criticised_by = critic.fingerprint if settings.rounds else ""
-    lineage = Lineage(constitution.behaviour_digest, frames_digest(), seed, answerer.fingerprint, criticised_by)
+    lineage = Lineage(constitution.behaviour_digest, frames_digest_of(style), seed, answerer.fingerprint, criticised_by)
     outcome.records.extend(
         Revision(chunk.prompts[row], answers[row], rounds[row], text, lineage) for row, text in latest.items()
     )
@@ -89,30 +97,31 @@ def _revising(constitution: Constitution) -> Constitution:
     return replace(constitution, principles=usable)
 
 
-def _ask(
-    chunk: _Chunk, model: Model, step: Step, number: int, conversations: Mapping[str, tuple[Message, ...]]
-) -> dict[str, str]:
+def _ask(chunk: _Chunk, model: Model, step: Step, number: int, asked: Mapping[str, Asked]) -> dict[str, str]:
     """What the model says to each row, cleaned. Rows it fails are rejected and missing from the result."""
-    if not conversations:
+    if not asked:
         return {}
     sampling = {"answer": chunk.settings.answer, "critique": chunk.settings.critique}.get(step, chunk.settings.revision)
     where = f"round {number}, " if number else ""
     requests = [
-        Request(messages, sampling, derive(step, chunk.seed, row, number), chunk.prompts[row].tools)
-        for row, messages in conversations.items()
+        request_of(each, chunk.prompts[row], sampling, derive(step, chunk.seed, row, number))
+        for row, each in asked.items()
     ]
     with asking(step, where):
         replies = model.generate(requests)
     texts: dict[str, str] = {}
-    for row, reply in zip(conversations, replies, strict=True):
+    for row, reply in zip(asked, replies, strict=True):
         if isinstance(reply, Failed):
             reason = reason_at(step, reply.reason)
             chunk.outcome.rejects.append(Reject(row, "revise", reason, f"{where}{step}: {reply.detail}"))
             continue
-        cleaned = clean(reply.text, step)
+        cleaned = clean(reply.text, step, last_asked(chunk.prompts[row].messages))
         chunk.outcome.notes.update(f"{step}: {what} removed" for what in cleaned.removed)
         cut = reply.finish == "length"
-        if cut and step != "critique":
+        if cleaned.refused:
+            detail = f"{where}the model said {shorten(reply.text)}"
+            chunk.outcome.rejects.append(Reject(row, "revise", f"{step} {cleaned.refused}", detail))
+        elif cut and step != "critique":
             detail = f"{where}no end after {_length(reply, sampling)}: {shorten(cleaned.text)}"
             chunk.outcome.rejects.append(Reject(row, "revise", f"cut-off {step}", detail))
         elif not cleaned.text:

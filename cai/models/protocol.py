@@ -1,4 +1,4 @@
-"""What a model can do, whoever runs it: answer a conversation, and weigh given continuations of it.
+"""What a model can do, whoever runs it: answer a conversation or go on with a text, and weigh given continuations.
 
 Local, scripted and remote models are interchangeable through `Model`. Training needs more than this and asks the
 workbench.
@@ -30,7 +30,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One conversation to answer; equal requests give equal replies."""
+    """One conversation to answer, or one text to go on with; equal requests give equal replies."""
 
     messages: tuple[Message, ...]
     sampling: Sampling = Sampling()
@@ -38,6 +38,12 @@ class Request:
     tools: tuple[dict[str, object], ...] = ()
     logprobs: bool = False
     """Whether the log-probabilities of what is drawn are wanted."""
+    text: str = ""
+    """Plain text to go on with, in place of a conversation: it has no turns, no template is put around it, and nothing
+    in it is a special token."""
+
+    def __post_init__(self) -> None:
+        assert not (self.text and (self.messages or self.tools)), "a request is a conversation or a text, never both"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +60,15 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceRequest:
-    """One conversation and the texts that might open the answer."""
+    """One conversation and the texts that might open the answer, or one text and what might follow it."""
 
     messages: tuple[Message, ...]
     continuations: tuple[str, ...]
+    text: str = ""
+    """Plain text, in place of a conversation."""
+
+    def __post_init__(self) -> None:
+        assert not (self.text and self.messages), "a request is a conversation or a text, never both"
 
 
 @dataclass(frozen=True, slots=True)

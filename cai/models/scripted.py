@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from cai.errors import InputError, shorten
 from cai.models.protocol import Choice, ChoiceRequest, Reply, Request
-from cai.records import Message, digest
+from cai.records import digest
 
 
 class ScriptedModel:
@@ -45,7 +45,7 @@ class ScriptedModel:
             raise InputError(
                 f"model {self.name!r}",
                 f"its script of {len(self._replies)} replies has run out at the request",
-                _last_words(request.messages),
+                _last_words(request),
                 "give it one reply for each request",
             )
         self._used += 1
@@ -56,22 +56,24 @@ class ScriptedModel:
             raise InputError(
                 f"model {self.name!r}",
                 f"it has no script for choosing between {', '.join(map(repr, request.continuations))} at the request",
-                _last_words(request.messages),
+                _last_words(request),
                 "pass `choices`, a function that gives their log-probabilities",
             )
-        return Choice(tuple(self._choices(request)), tokens=_words(request.messages))
+        return Choice(tuple(self._choices(request)), tokens=_words(request))
 
 
 def _as_reply(request: Request, reply: str | Reply) -> Reply:
     """A text becomes a finished reply whose tokens are its words."""
     if isinstance(reply, Reply):
         return reply
-    return Reply(reply, "stop", _words(request.messages), len(reply.split()))
+    return Reply(reply, "stop", _words(request), len(reply.split()))
 
 
-def _words(messages: Sequence[Message]) -> int:
-    return sum(len(message.content.split()) for message in messages)
+def _words(request: Request | ChoiceRequest) -> int:
+    return len(request.text.split()) + sum(len(message.content.split()) for message in request.messages)
 
 
-def _last_words(messages: Sequence[Message]) -> str:
-    return shorten(messages[-1].content) if messages else "an empty conversation"
+def _last_words(request: Request | ChoiceRequest) -> str:
+    if request.text:
+        return shorten("…" + request.text[-100:])
+    return shorten(request.messages[-1].content) if request.messages else "an empty conversation"

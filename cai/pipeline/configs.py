@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cai.feedback.filters.settings import FilterSettings
+from cai.feedback.styles import Style
 from cai.models.local.spec import ModelSpec
 from cai.models.remote.spec import RemoteSpec
 from cai.train.config import DpoConfig, SftConfig
@@ -49,6 +50,8 @@ class ReviseConfig(BaseModel):
 
     rounds: int = Field(default=2, ge=1, le=16)
     """Critique-and-revision rounds for each prompt; each draws a principle by its weight."""
+    style: Style = "chat"
+    """Ask in turns of a chat, or, with `paper`, by the published protocol as plain text, worked examples first."""
     answerer: str = BASE
     """Who answers: `base` or one of `models`."""
     critic: str = BASE
@@ -80,15 +83,19 @@ class JudgingConfig(BaseModel):
     """How often the judge thinks aloud about each order before it decides; labels then stay within 0.4 and 0.6."""
     reasoning_tokens: Count = 256
     """The longest thought."""
+    style: Style = "chat"
+    """Ask the judge in a chat, or, with `paper`, by the published protocol as plain text. Sampling is always a chat."""
     tie_below: Half = 0.6
     """A pair whose better answer is less sure than this is a tie."""
     contradiction_beyond: Half = 0.7
     """Where the two orders disagree, and each is at least this sure, the pair is a contradiction."""
 
     @model_validator(mode="after")
-    def _a_budget_needs_an_order_of_asking(self) -> Self:
+    def _settings_that_need_one_another(self) -> Self:
         if self.tokens_per_pair is not None and self.certain_at is None:
             raise ValueError("tokens_per_pair is what a judge may spend that stops when it is certain; set certain_at")
+        if self.reasoning and self.style == "paper":
+            raise ValueError("a judge that reasons is asked in a chat; remove 'reasoning', or set style: chat")
         return self
 
 
@@ -245,6 +252,11 @@ KINDS: dict[str, type[StageConfig]] = {
 TRAINING = ("sft", "dpo")
 
 
+def style_of(config: StageConfig) -> Style:
+    """How a stage words what it asks."""
+    return config.style if isinstance(config, ReviseConfig | JudgingConfig) else "chat"
+
+
 class PipelineSpec(BaseModel):
     """A pipeline file, with each stage's settings as they were written: `Pipeline.stages` has them parsed."""
 
@@ -277,7 +289,7 @@ class PipelineSpec(BaseModel):
         for name in self.models:
             if not re.fullmatch(r"[a-z][a-z0-9._-]{0,39}", name):
                 raise ValueError("models: a name must be small letters, digits, '.', '_' and '-', a letter first")
-            if name == BASE or name in KINDS:
+            if name == BASE or name in TRAINING:
                 raise ValueError(f"models: {name!r} means something else already; choose another name")
         return self
 

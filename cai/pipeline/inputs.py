@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cai.constitution.frames import frames_digest
 from cai.constitution.model import Constitution
 from cai.errors import InputError
 from cai.evaluate.card_page import CARD
+from cai.feedback.styles import frames_digest_of
 from cai.files import sha256_of
 from cai.manifest import Manifest, verify_manifest
-from cai.pipeline.configs import BASE, TRAINING
+from cai.pipeline.configs import BASE, TRAINING, style_of
 from cai.pipeline.desk import Desk
 from cai.pipeline.final import find_final
 from cai.pipeline.sources import Stage
@@ -68,7 +68,8 @@ def gather(pipeline: Pipeline, stage: Stage, done: Mapping[int, Done], fingerpri
     if sources.prompts:
         digests["prompts"] = digest([as_dict(prompt) for prompt in prompts])
     if sources.constitution:
-        digests |= {"constitution": pipeline.constitution.behaviour_digest, "frames": frames_digest()}
+        digests["constitution"] = pipeline.constitution.behaviour_digest
+        digests["frames"] = frames_digest_of(style_of(stage.config))
     # Counted among themselves: what the stages before made decides, not where they stand.
     for what, numbers in (("revisions", sources.revisions), ("preferences", sources.preferences)):
         for i, number in enumerate(numbers, 1):

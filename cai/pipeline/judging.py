@@ -19,6 +19,7 @@ def judge_settings(config: JudgingConfig, temperature: float = 1.0) -> JudgeSett
         contradiction_beyond=config.contradiction_beyond,
         certain_at=config.certain_at,
         tokens_per_pair=config.tokens_per_pair,
+        style=config.style,
         reasoning=reasoning if config.reasoning else None,
         temperature=temperature,
     )

@@ -26,13 +26,14 @@ def labelled_set(source: str, file: Path | None, limit: int, constitution: Const
     return embedded_pairs(source.removeprefix("tiny/"), limit, constitution)
 
 
-def embedded_pairs(split: str, limit: int, constitution: Constitution) -> LabelledSet:
-    """Each pair is about one family of principles, and is judged by those that are about it too."""
+def embedded_pairs(split: str, limit: int, constitution: Constitution | None) -> LabelledSet:
+    """Each pair is about one family of principles, and is judged by those of the constitution that are about it."""
     found = LabelledSet()
     for pair in judge_pairs(split, limit):
-        names = tuple(principle.id for principle in principles_about(constitution, pair.family))
+        about = principles_about(constitution, pair.family) if constitution else ()
+        names = tuple(principle.id for principle in about)
         known = Known(pair.prompt, pair.better, pair.worse, pair.family, names)
-        if names:
+        if names or constitution is None:
             found.pairs.append(known)
         else:
             detail = f"no preference text of the constitution is about {pair.family}"

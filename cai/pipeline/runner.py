@@ -5,12 +5,13 @@ is written; a stage counts as done when its manifest is there, and that is writt
 own module; the files about the run as a whole in `logbook`.
 """
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 from cai.files import folder_lock
 from cai.journal import Journal
 from cai.manifest import read_manifest, verify_manifest, write_manifest
+from cai.pipeline.configs import style_of
 from cai.pipeline.desk import Desk
 from cai.pipeline.events import Event
 from cai.pipeline.inputs import Done, Inputs, adapter_of_run, gather, stage_digest, stage_facts
@@ -69,6 +70,7 @@ def run_pipeline(
 def _events(pipeline: Pipeline, folder: Path, desk: Desk, known: dict[int, Done]) -> Iterator[Event]:
     kinds = [stage.kind for stage in pipeline.stages]
     yield Event("run_started", "", {"name": pipeline.spec.name, "folder": str(folder), "stages": kinds})
+    _check_texts([stage for stage in pipeline.stages if stage.number not in known], desk)
     done: dict[int, Done] = {}
     for stage in pipeline.stages:
         if stage.number in known:
@@ -80,6 +82,16 @@ def _events(pipeline: Pipeline, folder: Path, desk: Desk, known: dict[int, Done]
     if any(stage.kind == "evaluate" for stage in pipeline.stages):
         report = summarise(pipeline, folder, list(done.values()))
     yield Event("run_finished", "", {"folder": str(folder), "report": str(report) if report else None})
+
+
+def _check_texts(stages: Sequence[Stage], desk: Desk) -> None:
+    """Refuses a remote model that only chats where a stage would have it go on with plain text: before anything else
+    is asked of any model."""
+    roles = {"revise": ("answerer", "critic"), "prefer": ("judge",)}
+    asked = [stage for stage in stages if style_of(stage.config) == "paper"]
+    names = {stage.sources.remotes.get(role) for stage in asked for role in roles[stage.kind]}
+    for name in sorted(filter(None, names)):
+        desk.remote(name).check_text()
 
 
 def _stage_events(

@@ -18,7 +18,7 @@ from cai.records import Prompt
 
 def revise_stage(config: ReviseConfig, inputs: Inputs, folder: Path, desk: Desk) -> StageEvents:
     sampling = Sampling(config.temperature, config.top_p, config.max_new_tokens)
-    settings = ReviseSettings(config.rounds, sampling, sampling, sampling)
+    settings = ReviseSettings(config.rounds, sampling, sampling, sampling, config.style)
 
     def work(prompts: Sequence[Prompt]) -> Made:
         answerer, critic = (desk.player(inputs.remotes.get(role)) for role in ("answerer", "critic"))

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from cai.constitution.frames import frames_digest
 from cai.evaluate.compare import compare
 from cai.evaluate.contents import (
     ConstitutionFacts,
@@ -24,8 +23,9 @@ from cai.evaluate.judging import judge_facts
 from cai.evaluate.report import write_report
 from cai.evaluate.suites import Item, SuiteResult
 from cai.feedback.judge import JudgeSettings, decide
+from cai.feedback.styles import frames_digest_of
 from cai.journal import read_lines
-from cai.pipeline.configs import BASE, TRAINING, EvaluateConfig, PreferConfig
+from cai.pipeline.configs import BASE, TRAINING, EvaluateConfig, PreferConfig, style_of
 from cai.pipeline.inputs import Done
 from cai.pipeline.reading import read_records
 from cai.pipeline.spec import Pipeline
@@ -77,10 +77,16 @@ def report_data(pipeline: Pipeline, done: Sequence[Done]) -> ReportData:
         digests={
             "stages": digest([d.manifest.digest for d in done]),
             "constitution (behaviour)": constitution.behaviour_digest,
-            "frames": frames_digest(),
+            **_frames(done),
             "model": evaluated.manifest.inputs["model"],
         },
     )
+
+
+def _frames(done: Sequence[Done]) -> dict[str, str]:
+    """Of the chat style, which evaluation always uses, and of any other that a stage used."""
+    used = {style_of(stage.stage.config) for stage in done} - {"chat"}
+    return {"frames": frames_digest_of("chat"), **{f"frames ({style})": frames_digest_of(style) for style in used}}
 
 
 def _by_suite(config: object, measured: Sequence[Measured]) -> dict[str, dict[str, SuiteResult]]:

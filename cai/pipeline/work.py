@@ -7,10 +7,19 @@ memory is `plan`'s to ask.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cai.constitution.frames import critique_messages, judge_messages, revision_messages
 from cai.evaluate.suites import GREEDY
-from cai.feedback.demonstrations import comparison_turns, critique_turns
-from cai.models.local.lengths import Counter, conversation_length
+from cai.feedback.styles import (
+    NOTHING,
+    Asked,
+    Style,
+    ask_answer,
+    ask_critique,
+    ask_judge,
+    ask_revision,
+    comparison_examples,
+    critique_examples,
+)
+from cai.models.local.lengths import PER_MESSAGE, Counter, conversation_length
 from cai.models.local.memory import GENERATE_ROWS, GENERATE_TOKENS, PASS_TOKENS, Generating, Judging, Method, Training
 from cai.pipeline.configs import (
     TRAINING,
@@ -22,12 +31,13 @@ from cai.pipeline.configs import (
     PreferConfig,
     ReviseConfig,
     SftStageConfig,
+    style_of,
 )
 from cai.pipeline.judging import meetings
 from cai.pipeline.labelled import imported, labelled_set
 from cai.pipeline.sources import Stage, makers
 from cai.pipeline.spec import Pipeline
-from cai.records import Message, Prompt
+from cai.records import Prompt, new_prompt
 from cai.train.config import TrainConfig
 
 Batch = Generating | Judging | Training
@@ -66,7 +76,7 @@ class Brought:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """The lengths, in tokens, of what stands around prompts and answers."""
+    """The lengths, in tokens, of prompts and of what stands around them and around answers, in one style."""
 
     train: tuple[int, ...]
     test: tuple[int, ...]
@@ -105,7 +115,7 @@ class _Answers:
 
 def works_of(pipeline: Pipeline, count: Counter) -> list[StageWork]:
     """Each stage's work, in order."""
-    texts = texts_of(pipeline, count)
+    texts = {style: texts_of(pipeline, count, style) for style in {style_of(stage.config) for stage in pipeline.stages}}
     made: dict[int, _Answers] = {}
     works: list[StageWork] = []
     viewed: set[int | str] = set()
@@ -113,38 +123,45 @@ def works_of(pipeline: Pipeline, count: Counter) -> list[StageWork]:
         started = (stage.sources.start, stage.sources.start_run) if isinstance(stage.config, PreferConfig) else ()
         viewed |= {made_by for made_by in (*started, *stage.sources.models.values()) if made_by}
         read = _read(pipeline.stages, stage, made)
-        work = _work(stage, texts, read, len(viewed))
+        own = texts[style_of(stage.config)]
+        work = _work(stage, own, read, len(viewed))
         works.append(work)
         if stage.kind not in (*TRAINING, "filter"):
             rounds = stage.config.rounds if isinstance(stage.config, ReviseConfig) else 1
-            length = _answer_length(stage, texts, read)
-            made[stage.number] = _Answers(work.rows, length, rounds, _prompts(stage, texts, read))
+            length = _answer_length(stage, own, read)
+            made[stage.number] = _Answers(work.rows, length, rounds, _prompts(stage, own, read))
     return works
 
 
-def texts_of(pipeline: Pipeline, count: Counter) -> Texts:
-    constitution = pipeline.constitution
+def texts_of(pipeline: Pipeline, count: Counter, style: Style = "chat") -> Texts:
+    constitution, seed = pipeline.constitution, pipeline.spec.seed
     revising, judging = constitution.for_use("revise"), constitution.for_use("judge")
-    demonstrations = _length(critique_turns(constitution), count) if revising else 0
-    critiques = [_length(critique_messages((), "", p.critique), count) for p in revising]
-    revisions = [_length(revision_messages((), "", p.revision), count) for p in revising]
-    questions = [_length(judge_messages((Message("user", ""),), "", "", p.preference, 0), count) for p in judging]
-    examples = _length(comparison_turns(constitution), count) if judging else 0
+    empty = new_prompt("")
+    blank = _length(ask_answer(style, empty), count)
+    critiques, revisions = [0], [0]
+    for principle in revising:
+        critique = ask_critique(style, NOTHING, empty, "", principle.critique)
+        critiques.append(_length(critique, count) - blank)
+        revision = ask_revision(critique, "", principle.revision)
+        revisions.append(_length(revision, count) - _length(critique, count))
+    questions = [_question_length(style, principle.preference, empty, count) for principle in judging]
     return Texts(
-        tuple(_prompt_length(prompt, count) for prompt in pipeline.train),
-        tuple(_prompt_length(prompt, count) for prompt in pipeline.test),
-        demonstrations + max(critiques, default=0),
-        max(revisions, default=0),
-        examples + max(questions, default=0),
+        tuple(_length(ask_answer(style, prompt), count) for prompt in pipeline.train),
+        tuple(_length(ask_answer(style, prompt), count) for prompt in pipeline.test),
+        _length(critique_examples(style, constitution), count) + max(critiques),
+        max(revisions),
+        _length(comparison_examples(style, constitution, seed), count) + max(questions, default=0),
         len(judging),
-        {stage.number: brought for stage in pipeline.stages if (brought := _brought(stage, pipeline, count))},
+        {stage.number: brought for stage in pipeline.stages if (brought := _brought(stage, pipeline, count, style))},
     )
 
 
-def _brought(stage: Stage, pipeline: Pipeline, count: Counter) -> Brought | None:
+def _brought(stage: Stage, pipeline: Pipeline, count: Counter, style: Style) -> Brought | None:
     """The pairs that a stage brings along, measured; those of a large file take as long as reading it does."""
     pairs: list[tuple[Prompt, str, str]] = []
     file = pipeline.files.get(stage.number)
+    if style_of(stage.config) != style:
+        return None
     if isinstance(stage.config, JudgeStageConfig):
         found = labelled_set(stage.config.data, file, stage.config.limit, pipeline.constitution)
         pairs = [(known.prompt, known.better, known.worse) for known in found.pairs]
@@ -153,7 +170,7 @@ def _brought(stage: Stage, pipeline: Pipeline, count: Counter) -> Brought | None
     if not pairs:
         return None
     longest = max(count(text) for _, *both in pairs for text in both)
-    return Brought(tuple(_prompt_length(prompt, count) for prompt, _, _ in pairs), longest)
+    return Brought(tuple(_length(ask_answer(style, prompt), count) for prompt, _, _ in pairs), longest)
 
 
 def _read(stages: Sequence[Stage], stage: Stage, made: dict[int, _Answers]) -> list[_Answers]:
@@ -323,9 +340,13 @@ def _answer_length(stage: Stage, texts: Texts, read: Sequence[_Answers]) -> int:
             return 0
 
 
-def _prompt_length(prompt: Prompt, count: Counter) -> int:
-    return _length(prompt.messages, count)
+def _question_length(style: Style, preference: str, prompt: Prompt, count: Counter) -> int:
+    asked = ask_judge(style, NOTHING, prompt, ("", ""), preference, 0)
+    return _length(Asked(asked.messages, asked.text), count)
 
 
-def _length(messages: Sequence[Message], count: Counter) -> int:
-    return conversation_length([message.content for message in messages], count)
+def _length(asked: Asked, count: Counter) -> int:
+    """Of a conversation as a template writes it, or of a plain text with what the tokenizer may put before it."""
+    if asked.text:
+        return count(asked.text) + PER_MESSAGE
+    return conversation_length([message.content for message in asked.messages], count) if asked.messages else 0

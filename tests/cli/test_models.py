@@ -7,6 +7,7 @@ import pytest
 
 from cai.cli.embedded import note_if_unknown
 from cai.cli.screen import marked_changes, span, word_changes
+from cai.constitution.paper import paper_digest
 from tests.cli.conftest import Cai, cai_in
 
 HARMFUL = "Do you know how to kick the neighbour's bike?"
@@ -29,6 +30,14 @@ def test_revise_shows_answer_critique_and_revision_and_repeats_them_for_a_seed(c
         before = turn["revision"]
     other = json.loads(cai(*asked, "--json", "--seed", "1").stdout)
     assert (other["lineage"]["seed"], told["lineage"]["seed"]) == (1, 0)
+
+
+def test_revise_can_ask_in_plain_text_and_says_so(cai: Cai) -> None:
+    asked = ("revise", HARMFUL, "--constitution", "constitution.yaml", "--style", "paper", "--seed", "1")
+    assert cai(*asked).stdout.startswith("Plain text behind 0 worked examples; add some")
+    told = json.loads(cai(*asked, "--json").stdout)
+    assert told["lineage"]["frames"] == paper_digest()
+    assert "Plain text" not in cai("revise", HARMFUL, "--constitution", "constitution.yaml").stdout
 
 
 def test_chat_answers_once_and_a_conversation_line_by_line(cai: Cai) -> None:

@@ -7,13 +7,14 @@ import pytest
 from cai.constitution.lint import lint
 from cai.constitution.model import load_constitution
 from cai.constitution.released import check_unchanged, load_released, released_beside
+from cai.feedback.demonstrations import worked_comparisons, worked_critiques
 
 FOLDER = Path(__file__).parents[2] / "constitutions"
 FILES = sorted(path for path in FOLDER.glob("*.yaml") if path.name != "released.yaml")
 
 
-def test_three_constitutions_are_shipped() -> None:
-    assert {path.stem for path in FILES} >= {"harmless-helpful", "honesty", "tiny"}
+def test_four_constitutions_are_shipped() -> None:
+    assert {path.stem for path in FILES} >= {"harmless-helpful", "honesty", "tiny", "worked-examples"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -33,7 +34,7 @@ def test_every_release_on_record_has_its_constitution() -> None:
     assert load_released(FOLDER / "released.yaml").versions.keys() <= {path.stem for path in FILES}
 
 
-@pytest.mark.parametrize("name", ["harmless-helpful", "honesty"])
+@pytest.mark.parametrize("name", ["harmless-helpful", "honesty", "worked-examples"])
 def test_the_general_constitutions_lint_clean_and_are_released(name: str) -> None:
     path = FOLDER / f"{name}.yaml"
     constitution = load_constitution(path)
@@ -64,3 +65,13 @@ def test_the_honesty_constitution_is_short_and_its_tests_also_ask_for_plain_conf
     constitution = load_constitution(FOLDER / "honesty.yaml")
     assert 2 <= len(constitution.principles) <= 4
     assert any(test.worse == "It is hard to say." for test in constitution.principle("candour").tests)
+
+
+def test_the_worked_examples_have_the_published_form() -> None:
+    """Five critiques, of which two leave a harmless answer as it is, and five comparisons open to any principle."""
+    constitution = load_constitution(FOLDER / "worked-examples.yaml")
+    assert len(worked_critiques(constitution)) == 5
+    assert sum(example.revision == example.answer for example in constitution.critiques) == 2
+    drawn = [[w.principle.id for w in worked_comparisons(constitution, seed)] for seed in range(3)]
+    assert {len(each) for each in drawn} == {5}
+    assert len({tuple(each) for each in drawn}) == 3, "drawn anew for another run"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cai.constitution.frames import CRITIQUE, REVISION
-from cai.feedback.clean import clean, folded, is_trivial, without_reasoning
+from cai.feedback.clean import Cleaned, clean, folded, is_trivial, without_reasoning
 
 ECHO = REVISION.format(revision="Rewrite it\nwithout harm.")
 
@@ -98,6 +98,70 @@ def test_a_leaked_frame_goes_with_what_follows_it_unless_it_opens_the_reply(text
     assert "leaked frame" in cleaned.removed
 
 
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("I cannot help.\n\nHuman: And now?\n\nAssistant: No.", "I cannot help."),
+        ("I cannot help.\n\nUser: And now?", "I cannot help."),
+        ("I cannot help.\n \n**Assistant:** Anything else?", "I cannot help."),
+        ("I cannot help.\n\nHuman:", "I cannot help."),
+    ],
+)
+def test_a_reply_that_goes_on_with_another_turn_ends_before_it(text: str, kept: str) -> None:
+    for step in ("answer", "critique", "revision"):
+        assert clean(text, step) == Cleaned(kept, ("another turn",))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Here is a short dialogue:\n\nUser: Hello\n\nAssistant: Good day.",
+        "User: Hello\nAssistant: Good day.\n\nUser: Bye",
+        "**User:** Hello\n\n**Assistant:** Good day.",
+        "Every user: read this.\nA human: me.",
+        "Ask for help.\nUser: the name of your account",
+    ],
+)
+def test_a_dialogue_that_was_asked_for_stays_whole(text: str) -> None:
+    assert clean(text, "answer") == Cleaned(text)
+
+
+def test_a_reply_that_speaks_as_the_user_is_refused_and_an_echo_of_the_question_is_taken_off() -> None:
+    asked = "How do I pick a lock?"
+    assert clean("Human: And a safe?", "answer", asked) == Cleaned("", ("the user's turn",), "speaks as the user")
+    echoed = clean(f"Human: {asked}\n\nAssistant: Use a pick.", "answer", asked)
+    assert echoed == Cleaned("Use a pick.", ("echoed turn", "role prefix"))
+    assert clean(f"User: {asked}", "answer", asked) == Cleaned("", ("echoed turn",))
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("<|im_start|>assistant\nNo.<|im_end|>\n<|im_start|>user\nWhy?", "No."),
+        ("No.<end_of_turn>\n<start_of_turn>user", "No."),
+        ("No.<|eot_id|>", "No."),
+        ("A turn ends with `<|im_end|>`.", "A turn ends with `<|im_end|>`."),
+    ],
+)
+def test_markup_of_turns_that_came_as_text_is_no_part_of_an_answer(text: str, kept: str) -> None:
+    cleaned = clean(text, "answer")
+    assert cleaned.text == kept
+    assert set(cleaned.removed) == ({"turn markup"} if kept != text else set())
+
+
+@pytest.mark.parametrize("name", ["thinking", "reasoning", "scratchpad"])
+def test_reasoning_by_another_name_is_kept_out_too(name: str) -> None:
+    assert clean(f"<{name}>They want harm.</{name}>No.", "answer") == Cleaned("No.", ("reasoning",))
+    assert without_reasoning(f"No.<{name}>hm") == "No."
+
+
+def test_the_published_labels_are_frames_too() -> None:
+    text = "It helps a thief.\nRevisionRequest: Remove it.\nRevision: No."
+    assert clean(text, "critique") == Cleaned("It helps a thief.", ("leaked frame",))
+    assert clean("CritiqueRequest: Find harm.\nNone.", "critique") == Cleaned("None.", ("leaked frame",))
+    assert clean("Her CritiqueRequest: was late.", "answer").removed == ()
+
+
 def test_several_things_are_taken_off_and_each_is_named_in_its_order() -> None:
     text = "<think>hm</think>Assistant: Sure, here is the revised answer: No.\nCritique request: more"
     cleaned = clean(text, "revision")
@@ -108,7 +172,19 @@ def test_several_things_are_taken_off_and_each_is_named_in_its_order() -> None:
 FRAGMENTS = st.sampled_from(
     [
         *("<think>", "</think>", "Assistant:", "Revision:", "Critique: ", "Here is the revised answer:"),
-        *(ECHO, "Critique request:", "Reply with the answer only.", "Hello", "No.", " ", "\n", ":", "**"),
+        *("Human:", "\n\nUser: ", "\n\nAssistant: ", "<|im_end|>", "<|im_start|>user", "<reasoning>", "</reasoning>"),
+        *(
+            ECHO,
+            "RevisionRequest: x",
+            "Critique request:",
+            "Reply with the answer only.",
+            "Hello",
+            "No.",
+            " ",
+            "\n",
+            ":",
+            "**",
+        ),
     ]
 )
 

@@ -170,6 +170,8 @@ def cut(text: str) -> Reply:
         (["Yes.", "Bad.", "Here is the revised answer:"], "empty revision"),
         (["Yes.", "Bad.", cut("half a")], "cut-off revision"),
         (["Yes.", "Bad.", "No.", "Fine.", ""], "empty revision"),
+        (["User: And a safe?"], "answer speaks as the user"),
+        (["Yes.", "Bad.", "Human: Tell me more."], "revision speaks as the user"),
     ],
 )
 def test_a_step_that_fails_is_a_reject_that_names_it(replies: list[str | Reply], reason: str) -> None:

@@ -62,6 +62,7 @@ class ChatFormat:
         self._folds_system = self._must_fold_system()
         self.end_of_turn = self._end_of_turn()
         self._lead = self._lead_of_answers()
+        self._begin = self._beginning_of_texts()
 
     def encode_prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()) -> tuple[int, ...]:
         """The ids that the model continues."""
@@ -99,6 +100,22 @@ class ChatFormat:
             opened = text + self._lead + mark_control_tokens(continuation, self._tokens)
             options.append(_after(prompt_ids, self._ids(opened)))
             self._check_length(len(prompt_ids) + len(options[-1]), f"{len(prompt_ids)} tokens and a choice")
+        return prompt_ids, options
+
+    def encode_text(self, text: str) -> tuple[int, ...]:
+        """The ids of a plain text that the model goes on with: what the tokenizer begins every text with, and no
+        template. Nothing in the text becomes a special token."""
+        ids = self._text_ids(text)
+        self._check_length(len(ids) + 1, f"{len(ids)} tokens and an answer")
+        return ids
+
+    def encode_text_choices(
+        self, text: str, continuations: Sequence[str]
+    ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+        """A plain text's ids, and those of each continuation as it stands behind it."""
+        prompt_ids = self._text_ids(text)
+        options = [_after(prompt_ids, self._text_ids(text + continuation)) for continuation in continuations]
+        self._check_length(len(prompt_ids) + max(map(len, options)), f"{len(prompt_ids)} tokens and a choice")
         return prompt_ids, options
 
     def text(self, ids: Sequence[int]) -> str:
@@ -177,6 +194,9 @@ class ChatFormat:
         except ValueError as error:
             raise RowError("special token in content", str(error)) from error
 
+    def _text_ids(self, text: str) -> tuple[int, ...]:
+        return self._begin + self._ids(mark_control_tokens(text, self._tokens))
+
     def _check_length(self, length: int, told: str) -> None:
         if self._context is not None and length > self._context:
             raise RowError(TOO_LONG, f"{told} do not fit the model's context of {self._context}")
@@ -217,6 +237,13 @@ class ChatFormat:
         prompt = self._text(question, (), open_turn=True)
         full = self._text([*question, Message("assistant", _PROBE)], (), open_turn=False)
         return full.removeprefix(prompt).partition(_PROBE)[0] if full.startswith(prompt) else ""
+
+    def _beginning_of_texts(self) -> tuple[int, ...]:
+        """What the tokenizer itself puts before every text: a beginning-of-sequence token, or nothing."""
+        bare = self._tokenizer.encode(_PROBE, add_special_tokens=False)
+        whole = self._tokenizer.encode(_PROBE, add_special_tokens=True)
+        at = next((k for k in range(len(whole)) if whole[k : k + len(bare)] == bare), 0)
+        return tuple(whole[:at])
 
 
 def _after(prompt_ids: tuple[int, ...], full_ids: tuple[int, ...]) -> tuple[int, ...]:

@@ -45,7 +45,7 @@ class Limits:
 
 
 class LocalModel:
-    """One role of the resident model: answers conversations and weighs given continuations."""
+    """One role of the resident model: answers conversations, goes on with texts and weighs given continuations."""
 
     def __init__(
         self, bench: Bench, name: str, adapter: str | None, fingerprint: Callable[[], str], frozen: bool = True
@@ -77,8 +77,15 @@ class LocalModel:
         return [self._reply(*both) for both in zip(requests, rows, decoded, strict=True)]
 
     def choose(self, requests: Sequence[ChoiceRequest]) -> list[Choice]:
-        """The summed log-probability of each continuation as the opening of the answer; nothing is generated."""
-        encoded = [self._bench.loaded.chat.encode_choices(r.messages, r.continuations) for r in requests]
+        """The summed log-probability of each continuation, as the opening of the answer or as what follows the text;
+        nothing is generated."""
+        chat = self._bench.loaded.chat
+        encoded = [
+            chat.encode_text_choices(r.text, r.continuations)
+            if r.text
+            else chat.encode_choices(r.messages, r.continuations)
+            for r in requests
+        ]
         with self._at_work():
             network, at_once = self._bench.loaded.network, self._bench.limits.rows
             if network.decodes:
@@ -123,8 +130,10 @@ class LocalModel:
             raise OutOfMemory(device, self._bench.limits.rows) from error
 
     def _row(self, request: Request) -> DecodeRow:
-        prompt_ids = self._bench.loaded.chat.encode_prompt(request.messages, request.tools)
-        room = self._bench.loaded.chat.room_after(prompt_ids, request.sampling.max_new_tokens)
+        chat = self._bench.loaded.chat
+        text, messages = request.text, request.messages
+        prompt_ids = chat.encode_text(text) if text else chat.encode_prompt(messages, request.tools)
+        room = chat.room_after(prompt_ids, request.sampling.max_new_tokens)
         if room < 1:
             raise RowError("no room", f"an answer of {request.sampling.max_new_tokens} tokens was asked for")
         return DecodeRow(prompt_ids, replace(request.sampling, max_new_tokens=room), request.seed, request.logprobs)

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from cai.errors import CaiError, EndpointError, InputError, Interrupted
 from cai.models.remote.budget import Budget, Tokens, most_tokens
-from cai.models.remote.client import Client
+from cai.models.remote.client import CHAT, TEXT, Client
 from cai.models.remote.faults import Fault, wait_before
 from cai.models.remote.ledger import Ledger
 from cai.models.remote.pace import Pace
@@ -45,6 +45,7 @@ class Calls:
         self._stop_wanted = stop
         self._pace = Pace(spec.concurrency, spec.patience_seconds)
         self._changed = asyncio.Condition()
+        self._text_answered = False
         self._first_call: float | None = None
         self._refused = 0
         self._batches = 0
@@ -70,17 +71,18 @@ class Calls:
                 self._changed.notify_all()
 
     async def ask(self, fields: Mapping[str, object], reply_tokens: int) -> tuple[Answer, Tokens]:
-        """The answer to a request of these fields, and what it used.
+        """The answer to a request of these fields, and what it used. With a `prompt` in place of `messages` it is
+        what comes after that text.
 
         Raises `Fault` where this one request came to nothing, and a `CaiError` where every request would.
         """
         body, most = self._rendered(fields, reply_tokens)
-        key, tries = digest(body.decode()), 0
+        key, tries, path = digest(body.decode()), 0, _path_of(fields)
         while True:
             while (seconds := await self._admitted(most)) is None:
                 await self._try_whether_it_lives()
             try:
-                return await self._made(body, most, seconds)
+                return await self._made(body, most, seconds, path)
             except Fault as fault:
                 if fault.kind == "row":
                     raise
@@ -96,21 +98,21 @@ class Calls:
         seconds = await self._admitted(most, trial=True)
         if seconds is not None:
             with suppress(Fault):
-                _, used = await self._made(body, most, seconds)
+                _, used = await self._made(body, most, seconds, _path_of(self.trial))
                 await self._ledger.lose("trial", used)
 
     def _rendered(self, fields: Mapping[str, object], reply_tokens: int) -> tuple[bytes, Tokens]:
         """The body of a request, and the most that it can use."""
         text = json.dumps({"model": self.spec.model, **fields, **self.spec.extra}, ensure_ascii=False)
-        body, messages = text.encode("utf-8", "replace"), fields["messages"]
+        body, messages = text.encode("utf-8", "replace"), fields.get("messages", [])
         assert isinstance(messages, list), messages
         return body, most_tokens(len(body), len(messages), reply_tokens)
 
-    async def _made(self, body: bytes, most: Tokens, seconds: float) -> tuple[Answer, Tokens]:
+    async def _made(self, body: bytes, most: Tokens, seconds: float, path: str) -> tuple[Answer, Tokens]:
         """One call that was admitted. Its place in pace and budget is given back whatever happens."""
         began, used = time.monotonic(), Tokens()
         try:
-            answer = await self.client.post(body, seconds)
+            answer = await self._posted(body, seconds, path)
             used = most if answer.used is None else Tokens(*answer.used)
             self._check_name(answer)
         except Fault as fault:
@@ -131,6 +133,18 @@ class Calls:
             self.budget.settle(most, used)
             async with self._changed:
                 self._changed.notify_all()
+
+    async def _posted(self, body: bytes, seconds: float, path: str) -> Answer:
+        """Until a text was answered once, 'not found' says that this endpoint only chats: the request's misfortune, not
+        the endpoint's end."""
+        try:
+            answer = await self.client.post(body, seconds, path)
+        except Fault as fault:
+            if path == TEXT and not self._text_answered and fault.reason == "not found":
+                raise Fault("row", fault.reason, fault.detail, fault.remedy) from None
+            raise
+        self._text_answered |= path == TEXT
+        return answer
 
     async def _admitted(self, most: Tokens, trial: bool = False) -> float | None:
         """Waits until this call may be made; the seconds that it may take. None where a trial is due first, or was."""
@@ -203,3 +217,7 @@ class Calls:
     def _end(self, error: CaiError) -> NoReturn:
         self.over = self.over or error
         raise error from None
+
+
+def _path_of(fields: Mapping[str, object]) -> str:
+    return TEXT if "prompt" in fields else CHAT

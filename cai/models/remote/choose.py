@@ -50,6 +50,23 @@ async def ways(request: ChoiceRequest, abilities: Abilities, reply_tokens: int) 
     yield Way(BY_TEXT, plain, reply_tokens, lambda answer: certain(read_word(answer.text, texts), texts))
 
 
+async def text_ways(request: ChoiceRequest, abilities: Abilities, reply_tokens: int) -> AsyncIterator[Way]:
+    """The same for a plain text: by log-probabilities of what tells the continuations apart, else by what is said.
+
+    What they share (` (` of ` (A)` and ` (B)`) goes behind the text, so that the next token tells which one it is.
+    """
+    texts = request.continuations
+    assert len(set(texts)) == len(texts) and all(texts), texts
+    shared = _shared(texts)
+    rests = tuple(text.removeprefix(shared) for text in texts)
+    if all(rests) and len({rest[0] for rest in rests}) == len(rests) and (top := await abilities.text_logprobs()):
+        prompt = request.text + shared
+        weighed = {"prompt": prompt, "temperature": 1.0, "top_p": 1.0, "logprobs": top, "max_tokens": 1}
+        yield Way(BY_LOGPROBS, weighed, 1, lambda answer: read_top(_openings(answer.top, rests), rests))
+    plain = {"prompt": request.text, "temperature": 0.0, "max_tokens": reply_tokens, "stop": ["\n"]}
+    yield Way(BY_TEXT, plain, reply_tokens, lambda answer: certain(_opening_of(answer.text, texts), texts))
+
+
 def read_top(top: Mapping[str, float] | None, texts: Sequence[str]) -> Logprobs | None:
     """Each text's log-probability among those told for the first position, or None.
 
@@ -78,6 +95,32 @@ def read_word(text: str, texts: Sequence[str]) -> str | None:
     by_length = sorted(texts, key=len, reverse=True)
     found = re.fullmatch(rf"(?i:{_LEAD})({'|'.join(map(re.escape, by_length))})", said)
     return found[1] if found else None
+
+
+def _shared(texts: Sequence[str]) -> str:
+    """What all of them begin with."""
+    alike = next((k for k, letters in enumerate(zip(*texts, strict=False)) if len(set(letters)) > 1), None)
+    return texts[0][:alike] if alike is not None else min(texts, key=len)
+
+
+def _openings(top: Mapping[str, float] | None, rests: Sequence[str]) -> dict[str, float] | None:
+    """The told tokens, those that begin one of the texts or go beyond it (`A` and `A).` of `A)`) added up under it."""
+    if top is None:
+        return None
+    found: dict[str, float] = {}
+    for token, value in top.items():
+        said = token.strip(_AROUND_TOKENS)
+        name = next((rest for rest in rests if said and (rest.startswith(said) or said.startswith(rest))), token)
+        found[name] = _log(math.exp(found.get(name, -math.inf)) + math.exp(value))
+    return found
+
+
+def _opening_of(text: str, texts: Sequence[str]) -> str | None:
+    """The one text with which the reply begins, with or without what stands around its word."""
+    said = text.strip()
+    bare = {each: each.strip(_AROUND_WORDS) for each in texts}
+    found = [each for each in texts if said.startswith(each.strip()) or said.strip(_AROUND_WORDS) == bare[each]]
+    return found[0] if len(found) == 1 else None
 
 
 def certain(word: str | None, texts: Sequence[str]) -> Logprobs | None:

@@ -18,6 +18,7 @@ from cai.models.remote.key import Key
 from cai.models.remote.spec import RemoteSpec
 from cai.models.remote.wire import Answer, StreamReader, read_answer
 
+CHAT, TEXT = "chat/completions", "completions"
 _ERROR_BYTES = 64 * 1024
 Work = TypeVar("Work")
 
@@ -41,9 +42,9 @@ class Client:
             verify=httpx.create_ssl_context(),
         )
 
-    async def post(self, body: bytes, seconds: float) -> Answer:
-        """The reply to a chat completion."""
-        answer = await _within(seconds, self._answer(body))
+    async def post(self, body: bytes, seconds: float, path: str = CHAT) -> Answer:
+        """The reply to a completion of a chat or of a text."""
+        answer = await _within(seconds, self._answer(body, path))
         text, served = self._key.redact(answer.text), self._key.redact(answer.served)
         return replace(answer, text=text, served=served)
 
@@ -63,9 +64,9 @@ class Client:
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def _answer(self, body: bytes) -> Answer:
+    async def _answer(self, body: bytes, path: str) -> Answer:
         headers = {"Content-Type": "application/json"}
-        url = f"{self._spec.base}/chat/completions"
+        url = f"{self._spec.base}/{path}"
         async with self._http.stream("POST", url, content=body, headers=headers) as response:
             await self._check(response)
             async with aclosing(self._pieces(response)) as pieces:

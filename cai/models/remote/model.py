@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 from cai.models.protocol import Choice, ChoiceRequest, Failed, Finish, Reply, Request, Sampling
 from cai.models.remote.budget import Budget, Tokens
 from cai.models.remote.calls import GRACE, Calls
-from cai.models.remote.choose import Way, ways
+from cai.models.remote.choose import Way, text_ways, ways
 from cai.models.remote.client import Client
 from cai.models.remote.faults import Fault
 from cai.models.remote.key import Key, read_key
@@ -87,6 +87,10 @@ class RemoteModel:
         """What is known of endpoint and model: what was asked for, who answered, and what was probed."""
         served, known = sorted(self._ledger.served), known_abilities(self.spec, self._ledger)
         return {"url": self.spec.base, "model": self.spec.model, "served": served, "abilities": known}
+
+    def check_text(self) -> None:
+        """Refuses an endpoint that cannot go on with a plain text. It is asked once, in a few tokens."""
+        self._run(lambda session: session.check_text())
 
     def close(self) -> None:
         """Ends the thread. Replies that have come are on the disk before this returns."""
@@ -171,7 +175,10 @@ class _Session:
 
     async def choose(self, key: str, request: ChoiceRequest) -> Choice | Failed:
         said = ""
-        async for way in ways(request, self.abilities, self.calls.spec.choice_tokens):
+        if request.text:
+            await self.abilities.require_text()
+        asking = text_ways if request.text else ways
+        async for way in asking(request, self.abilities, self.calls.spec.choice_tokens):
             value = await self._kept(digest([key, way.name, way.reply_tokens]), partial(self._chosen, way))
             if isinstance(value, Failed):
                 return value
@@ -181,6 +188,12 @@ class _Session:
                 return Choice(tuple(-math.inf if p is None else p for p in told), way.name, tokens)
             said = str(value["text"])
         return Failed("unclear judgement", f"the model named none of {list(request.continuations)}: {said[:120]!r}")
+
+    async def check_text(self) -> list[None]:
+        async with self.calls.batch():
+            await self.abilities.require_text()
+        await self.ledger.flush()
+        return []
 
     async def close(self) -> None:
         await self.ledger.flush()
@@ -217,15 +230,16 @@ class _Session:
 
     async def _fields(self, request: Request) -> dict[str, object]:
         sampling = request.sampling
-        fields: dict[str, object] = {
-            "messages": [plain_message(message) for message in request.messages],
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            await self.abilities.limit_field(): sampling.max_new_tokens,
-        }
+        fields: dict[str, object] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+        if request.text:
+            await self.abilities.require_text()
+            fields |= {"prompt": request.text, "max_tokens": sampling.max_new_tokens}
+        else:
+            fields["messages"] = [plain_message(message) for message in request.messages]
+            fields[await self.abilities.limit_field()] = sampling.max_new_tokens
         if sampling.stop:
             fields["stop"] = list(sampling.stop)
-        if sampling.temperature > 0 and await self.abilities.takes_seed():
+        if sampling.temperature > 0 and await self._takes_seed(request):
             fields["seed"] = request.seed & ((1 << _SEED_BITS) - 1)
         if request.tools:
             if not await self.abilities.takes_tools():
@@ -234,6 +248,9 @@ class _Session:
         if self.calls.spec.stream:
             fields |= {"stream": True, "stream_options": {"include_usage": True}}
         return fields
+
+    async def _takes_seed(self, request: Request) -> bool:
+        return await (self.abilities.takes_text_seed() if request.text else self.abilities.takes_seed())
 
 
 async def _all_done(calls: Calls, work: Sequence[Coroutine[object, object, None]]) -> None:
@@ -270,13 +287,17 @@ def _value_of(answer: Answer) -> Value:
 def _reply_key(spec: RemoteSpec, request: Request) -> str:
     """A hash of endpoint, model, conversation, sampling and seed; not of how the endpoint likes to be asked."""
     sampling: Sampling = request.sampling
-    asked = [[as_dict(message) for message in request.messages], as_dict(sampling), list(request.tools)]
+    asked = [_said_in(request), as_dict(sampling), list(request.tools)]
     return digest(["generate", spec.identity, asked, request.seed])
 
 
 def _choice_key(spec: RemoteSpec, request: ChoiceRequest) -> str:
-    messages = [as_dict(message) for message in request.messages]
-    return digest(["choose", spec.identity, messages, request.continuations])
+    return digest(["choose", spec.identity, _said_in(request), request.continuations])
+
+
+def _said_in(request: Request | ChoiceRequest) -> object:
+    """The conversation, or the text, which no conversation can be taken for."""
+    return request.text or [as_dict(message) for message in request.messages]
 
 
 def _place(spec: RemoteSpec, name: str) -> str:

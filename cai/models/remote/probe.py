@@ -18,10 +18,11 @@ from cai.models.remote.spec import RemoteSpec
 from cai.models.remote.wire import Answer
 from cai.records import digest
 
-ABILITIES = ("context", "limit", "logprobs", "schema", "seed", "tools")
+ABILITIES = ("context", "limit", "logprobs", "schema", "seed", "tools", "text", "text logprobs", "text seed")
 LimitField = Literal["max_tokens", "max_completion_tokens"]
 MOST_LOGPROBS, FEWER_LOGPROBS = 20, 5
 _REFUSALS = ("request refused", "server error", "not found")
+_SHORT_TEXT = {"prompt": HELLO, "max_tokens": 1}
 _TOOL = {
     "type": "function",
     "function": {"name": "tell_time", "description": "Tells the time.", "parameters": {"type": "object"}},
@@ -72,6 +73,21 @@ class Abilities:
         limit = await self.limit_field()
         return bool(await self._learn("schema", lambda: self._probe_schema(limit)))
 
+    async def require_text(self) -> None:
+        """Refuses an endpoint that only chats, by asking it to go on with a text."""
+        await self.context()
+        await self._learn("text", self._probe_text)
+        self._calls.trial = dict(_SHORT_TEXT)
+
+    async def text_logprobs(self) -> int:
+        """How many log-probabilities it tells of a text's next position; 0 where it tells none."""
+        found = await self._learn("text logprobs", self._probe_text_logprobs)
+        assert isinstance(found, int), found
+        return found
+
+    async def takes_text_seed(self) -> bool:
+        return bool(await self._learn("text seed", lambda: self._accepts({**_SHORT_TEXT, "seed": 1})))
+
     async def _learn(self, name: str, probe: Callable[[], Awaitable[object]]) -> object:
         if name in self._known:
             return self._known[name]
@@ -119,6 +135,21 @@ class Abilities:
                 return most if answer.top else 0
         return 0
 
+    async def _probe_text(self) -> object:
+        """A refusal is not kept: once the model is served otherwise, the same command goes on."""
+        if await self._accepts(_SHORT_TEXT):
+            return True
+        raise InputError(
+            self._calls.place,
+            "the endpoint goes on with no plain text: it has no /completions for this model",
+            None,
+            "set style: chat, or serve the model with a program that has it, such as vLLM",
+        )
+
+    async def _probe_text_logprobs(self) -> object:
+        answer = await self._try({**_SHORT_TEXT, "temperature": 1.0, "logprobs": FEWER_LOGPROBS})
+        return FEWER_LOGPROBS if answer is not None and answer.top else 0
+
     async def _probe_schema(self, limit: LimitField) -> object:
         words = ("north", "south")
         answer = await self._try({limit: 64, "temperature": 0.0, "response_format": schema_of(words)})
@@ -135,9 +166,9 @@ class Abilities:
 
     async def _ask(self, fields: dict[str, object]) -> Answer:
         """The answer to a short request with these fields; a `Fault` only where it was refused."""
-        messages = [{"role": "user", "content": HELLO}]
+        chat = {} if "prompt" in fields else {"messages": [{"role": "user", "content": HELLO}]}
         try:
-            answer, used = await self._calls.ask({"messages": messages, **fields}, 64)
+            answer, used = await self._calls.ask({**chat, **fields}, 64)
         except Fault as fault:
             if fault.reason in _REFUSALS:
                 raise

@@ -53,12 +53,13 @@ def read_answer(body: str) -> Answer:
     if "error" in value:
         _broken("server error", json.dumps(value["error"])[:200], used)
     choice = _first_choice(value, used)
-    message = choice.get("message")
-    if not isinstance(message, dict):
-        _broken("unclear reply", "the choice has no message", used)
-    text = _text(message.get("content"))
-    if text is None:
-        text = _text(message.get("refusal")) or ""
+    message, text = choice.get("message"), _text(choice.get("text"))
+    if isinstance(message, dict):
+        text = _text(message.get("content"))
+        if text is None:
+            text = _text(message.get("refusal")) or ""
+    elif text is None:
+        _broken("unclear reply", "the choice has no message and no text", used)
     return Answer(_sound(text), _ending(choice, used), _served(value), used, _top(choice))
 
 
@@ -104,7 +105,8 @@ class StreamReader:
 
     def _take_choice(self, choice: dict[str, object]) -> None:
         delta = choice.get("delta")
-        text = _text(delta.get("content")) if isinstance(delta, dict) else None
+        # A chat comes in deltas, a plain text in texts.
+        text = _text(delta.get("content")) if isinstance(delta, dict) else _text(choice.get("text"))
         if text and self._ending is not None:
             _broken("unclear reply", "text came after the finish reason", self._used)
         self._texts.append(text or "")
@@ -200,23 +202,33 @@ def _used(value: dict[str, object]) -> tuple[int, int] | None:
 
 
 def _top(choice: dict[str, object]) -> dict[str, float] | None:
-    """The first position's log-probabilities, each text once; None where they are not there or not in order."""
+    """The first position's log-probabilities, each text once; None where they are not there or not in order.
+
+    Of a chat they are a list of entries for each position, of a plain text one object.
+    """
     logprobs = choice.get("logprobs")
-    content = logprobs.get("content") if isinstance(logprobs, dict) else None
-    first = content[0] if isinstance(content, list) and content else None
-    listed = first.get("top_logprobs") if isinstance(first, dict) else None
-    if not isinstance(listed, list) or not listed:
+    if not isinstance(logprobs, dict):
         return None
+    listed = _first(logprobs.get("content"))
+    entries = listed.get("top_logprobs") if isinstance(listed, dict) else None
+    told = _first(logprobs.get("top_logprobs"))
+    if isinstance(entries, list):
+        pairs = [(e.get("token"), e.get("logprob")) if isinstance(e, dict) else (None, None) for e in entries]
+    else:
+        pairs = list(told.items()) if isinstance(told, dict) else []
     found: dict[str, float] = {}
-    for entry in listed:
-        token, value = (entry.get("token"), entry.get("logprob")) if isinstance(entry, dict) else (None, None)
+    for token, value in pairs:
         if not isinstance(token, str) or isinstance(value, bool) or not isinstance(value, int | float):
             return None
         if math.isnan(value) or value > 1e-3:
             return None
-        token = _sound(token)
-        found[token] = max(float(value), found.get(token, -math.inf))
-    return found
+        sound = _sound(token)
+        found[sound] = max(float(value), found.get(sound, -math.inf))
+    return found or None
+
+
+def _first(positions: object) -> object:
+    return positions[0] if isinstance(positions, list) and positions else None
 
 
 def _broken(reason: str, detail: str, used: tuple[int, int] | None = None) -> NoReturn:

@@ -31,6 +31,8 @@ class Asked:
 
     @property
     def words(self) -> str:
+        if "prompt" in self.body:
+            return str(self.body["prompt"])
         messages = self.body["messages"]
         assert isinstance(messages, list)
         return str(messages[-1]["content"])
@@ -52,6 +54,9 @@ class Served:
     seed: bool = True
     limit: str = "max_tokens"
     usage: bool = True
+    completions: bool = True
+    """Whether it goes on with plain text."""
+    chats: bool = True
     delay: float = 0.0
     model: str = "small"
     models: list[dict[str, object]] | None = None
@@ -68,6 +73,8 @@ class Served:
 
 def reply_of(served: Served, asked: Asked) -> dict[str, object]:
     """A whole, correct reply."""
+    if "prompt" in asked.body:
+        return text_of(served, asked)
     body, text, ending = asked.body, served.answer(asked), "stop"
     choice: dict[str, object] = {"index": 0}
     if "logprobs" in body and served.logprobs:
@@ -86,14 +93,28 @@ def reply_of(served: Served, asked: Asked) -> dict[str, object]:
     return reply
 
 
+def text_of(served: Served, asked: Asked) -> dict[str, object]:
+    """A whole, correct reply to a plain text, as `/completions` gives it."""
+    choice: dict[str, object] = {"index": 0, "text": served.answer(asked), "finish_reason": "stop", "logprobs": None}
+    if "logprobs" in asked.body and served.logprobs:
+        p = served.p_of_a(asked)
+        top = {"A": math.log(p * 0.6), "A).": math.log(p * 0.3), "B": math.log((1 - p) * 0.9), "x": math.log(0.05)}
+        choice |= {"text": "A", "finish_reason": "length", "logprobs": {"tokens": ["A"], "top_logprobs": [top]}}
+    usage = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
+    return {"id": "x", "object": "text_completion", "model": served.model, "choices": [choice], "usage": usage}
+
+
 def stream_of(served: Served, asked: Asked) -> bytes:
     """The same reply as events."""
-    whole = reply_of(served, asked)
-    text = whole["choices"][0]["message"]["content"]  # type: ignore[index]
-    head = {"id": "x", "object": "chat.completion.chunk", "model": served.model}
+    whole, plain = reply_of(served, asked), "prompt" in asked.body
+    choice = whole["choices"][0]  # type: ignore[index]
+    text = choice["text"] if plain else choice["message"]["content"]
+    head = {"id": "x", "object": "text_completion" if plain else "chat.completion.chunk", "model": served.model}
     pieces = [text[i : i + 5] for i in range(0, len(text), 5)]
-    chunks: list[dict[str, object]] = [{"index": 0, "delta": {"content": piece}} for piece in pieces]
-    chunks.append({"index": 0, "delta": {}, "finish_reason": "stop"})
+    chunks: list[dict[str, object]] = [
+        {"index": 0, "text": piece} if plain else {"index": 0, "delta": {"content": piece}} for piece in pieces
+    ]
+    chunks.append({"index": 0, "text" if plain else "delta": "" if plain else {}, "finish_reason": "stop"})
     events = [{**head, "choices": [chunk]} for chunk in chunks]
     events.append({**head, "choices": [], "usage": whole.get("usage")})
     return b"".join(f"data: {json.dumps(event)}\n\n".encode() for event in events) + b"data: [DONE]\n\n"
@@ -200,8 +221,9 @@ async def _asked(served: Served, reader: asyncio.StreamReader, writer: asyncio.S
         writer.write(head_of(200, len(content)) + content)
         await writer.drain()
         return await _asked(served, reader, writer)
-    assert head.startswith("POST /v1/chat/completions"), head
     asked = Asked(json.loads(body), hashlib.sha256(body).hexdigest(), headers.get("authorization", ""))
+    path = "/v1/completions" if "prompt" in asked.body else "/v1/chat/completions"
+    assert head.startswith(f"POST {path} "), head
     served.calls.append(asked)
     return asked
 
@@ -243,6 +265,10 @@ async def _respond(served: Served, asked: Asked, writer: asyncio.StreamWriter) -
 
 def _unfit(served: Served, asked: Asked) -> str:
     """What this endpoint does not take at all."""
+    if not (served.completions if "prompt" in asked.body else served.chats):
+        return "404"
+    if "prompt" in asked.body:
+        return "400" if "max_completion_tokens" in asked.body or ("seed" in asked.body and not served.seed) else ""
     wrong_limit = {"max_tokens", "max_completion_tokens"} & asked.body.keys() != {served.limit}
     return "400" if wrong_limit or ("seed" in asked.body and not served.seed) else ""
 

@@ -1,0 +1,224 @@
+"""`cai judge card|label`: how far a judge can be trusted, and a person's own labels to hold it against.
+
+What is measured lives in `feedback.judge_card`; this file asks and prints.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cai.cli.opening import open_either
+from cai.cli.screen import complain, console, print_json
+from cai.errors import GateRefused, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cai.constitution.model import Constitution
+    from cai.evaluate.card_page import Line
+    from cai.feedback.judge import JudgeSettings
+    from cai.feedback.judge_card import JudgeCard, Judged, Known
+    from cai.feedback.outcome import Outcome
+    from cai.pipeline.labelled import LabelledSet
+
+judge_app = typer.Typer(no_args_is_help=True, help="Measure a judge, and label pairs by hand.")
+
+_TOGETHER = 64
+"""Pairs judged together: it decides batches, and so the last digits."""
+
+Data = Annotated[
+    list[str],
+    typer.Option(
+        "--data",
+        help="Labelled pairs: a file in any layout that holds pairs, or `tiny/tune`, `tiny/test`; may be repeated.",
+        show_default=False,
+    ),
+]
+
+
+@judge_app.command("card")
+def card(
+    data: Data,
+    constitution: Annotated[Path, typer.Option(help="The constitution's file.", show_default=False)],
+    judge: Annotated[
+        str, typer.Option(help="`tiny`, a folder, a hub id (ID@COMMIT), a run, or FILE.yaml/NAME for a remote model.")
+    ] = "tiny",
+    out: Annotated[Path | None, typer.Option("--out", help="A new folder for the card.", show_default=False)] = None,
+    principles: Annotated[str, typer.Option(help="`all`, `drawn`, or how many to draw for each pair.")] = "all",
+    style: Annotated[str, typer.Option(help="`chat`, or `paper`: the published protocol as plain text.")] = "chat",
+    reasoning: Annotated[int, typer.Option(min=0, max=16, help="How often it thinks aloud about each order.")] = 0,
+    certain_at: Annotated[
+        float | None, typer.Option(min=0.5, max=1, help="Ask no further where both orders are this sure.")
+    ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option("--require", metavar="MEASURE=BOUND", help="Exit with 3 where the judge falls short."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The most pairs of each set.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Draws principles and fences.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON value, for programs.")] = False,
+) -> None:
+    """Judge pairs of which the better answer is known, and say how often, how surely and how evenly it is right."""
+    from cai.constitution.model import load_constitution
+    from cai.evaluate.card_page import card_headline, card_lines, write_card
+    from cai.feedback.judge_card import shortfalls
+    from cai.pipeline.configs import Requirements
+    from cai.records import as_dict
+
+    bounds = _bounds(require or [], tuple(Requirements.model_fields))
+    loaded = load_constitution(constitution)
+    if out is not None and out.exists() and any(out.iterdir()):
+        raise InputError(str(out), "holds something already", None, "name a new folder")
+    sets = {name: _labelled(name, limit, len(data) > 1, loaded) for name in dict.fromkeys(data)}
+    replies = (out or Path("runs") / "judge-card") / "replies"
+    settings = _settings(principles, style, reasoning, certain_at)
+    measured = _measured(sets, loaded, judge, replies, settings, seed)
+    page = None
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        page = write_card(out, measured, judge, ", ".join(sets))
+    if as_json:
+        print_json({"judge": judge, "data": list(sets), "page": str(page) if page else None, **as_dict(measured)})
+    else:
+        console().print(card_headline(measured), style="bold")
+        _show(card_lines(measured))
+        if page:
+            console().print(f"The whole card: {page}")
+    if lacking := shortfalls(measured, bounds):
+        raise GateRefused(f"judge '{judge}' falls short: {'; '.join(lacking)}")
+
+
+@judge_app.command("label")
+def label(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the labels go.", show_default=False)],
+    judge: Annotated[
+        str | None, typer.Option(help="A judge to compare with, named as for `card`.", show_default=False)
+    ] = None,
+    constitution: Annotated[Path | None, typer.Option(help="What that judge judges by.", show_default=False)] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The most pairs of each set.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the order, and which answer stands first.")] = 0,
+) -> None:
+    """Label pairs blind, one after the other; what was labelled before is kept, and agreement is told at the end.
+
+    The file holds pairs again: it can be given to `cai judge card`, to `cai data import`, or to another person.
+    """
+    from cai.cli.labelling import agreement, label_pairs, labelled_before
+    from cai.constitution.model import load_constitution
+    from cai.feedback.judge import JudgeSettings
+
+    if (judge is None) != (constitution is None):
+        raise InputError("--judge", "a judge needs a constitution, and a constitution a judge", None, "give both")
+    loaded = load_constitution(constitution) if constitution else None
+    pairs = [pair for name in dict.fromkeys(data) for pair in _labelled(name, limit, len(data) > 1, loaded).pairs]
+    before = labelled_before(out)
+    waiting = [pair for pair in pairs if pair.id not in before]
+    complain(f"{len(pairs) - len(waiting)} of {len(pairs)} labelled; 1 or 2 is better, t a tie, s skips, q ends")
+    label_pairs(waiting, out, seed)
+    labels = labelled_before(out)
+    for line in agreement(pairs, labels):
+        console().print(line)
+    if judge is not None and loaded is not None:
+        decided = [pair for pair in pairs if labels.get(pair.id) in ("better", "worse")]
+        outcome = _judged(decided, loaded, judge, Path("runs") / "judge-card" / "replies", JudgeSettings(), seed)
+        named = {row.id: row.p > 0.5 for row in outcome.records}
+        for line in agreement([pair for pair in decided if pair.id in named], labels, named):
+            console().print(line)
+
+
+def _labelled(name: str, limit: int, several: bool, constitution: "Constitution | None") -> "LabelledSet":
+    from cai.pipeline.labelled import embedded_pairs, labelled_pairs
+    from cai.pipeline.prompts import EMBEDDED
+
+    path = Path(name)
+    if name in EMBEDDED:
+        return embedded_pairs(name.removeprefix("tiny/"), limit, constitution)
+    if not path.is_file():
+        raise InputError("--data", "there is no such file", name, f"the embedded sets are {', '.join(EMBEDDED)}")
+    return labelled_pairs(path, limit, path.name.partition(".")[0] if several else "")
+
+
+def _measured(
+    sets: "dict[str, LabelledSet]",
+    constitution: "Constitution",
+    judge: str,
+    replies: Path,
+    settings: "JudgeSettings",
+    seed: int,
+) -> "JudgeCard":
+    from collections import Counter
+
+    from cai.errors import CaiError
+    from cai.feedback.judge_card import judge_card
+
+    pairs: list[Known] = [pair for found in sets.values() for pair in found.pairs]
+    rejects = Counter(reject.reason for found in sets.values() for reject in found.rejects)
+    outcome = _judged(pairs, constitution, judge, replies, settings, seed)
+    rejects.update(reject.reason for reject in outcome.rejects)
+    if not outcome.records:
+        told = ", ".join(f"{reason} ({count})" for reason, count in rejects.items())
+        raise CaiError(f"judge '{judge}': none of {len(pairs)} pairs came to a judgement: {told}")
+    return judge_card(outcome.records, rejects, judge)
+
+
+def _judged(
+    pairs: "Sequence[Known]",
+    constitution: "Constitution",
+    judge: str,
+    replies: Path,
+    settings: "JudgeSettings",
+    seed: int,
+) -> "Outcome[Judged]":
+    """Part by part, as a run would, and said how far it is."""
+    from cai.feedback.judge_card import measure
+    from cai.feedback.outcome import Outcome
+
+    whole: Outcome[Judged] = Outcome()
+    with open_either(judge, replies, lambda: False) as model:
+        for start in range(0, len(pairs), _TOGETHER):
+            part = measure(pairs[start : start + _TOGETHER], constitution, model, settings, seed)
+            whole.records.extend(part.records)
+            whole.rejects.extend(part.rejects)
+            complain(f"{min(start + _TOGETHER, len(pairs))} of {len(pairs)} pairs")
+    return whole
+
+
+def _settings(principles: str, style: str, reasoning: int, certain_at: float | None) -> "JudgeSettings":
+    """As a pipeline's stage would read them, so that the same words are refused in the same way."""
+    from pydantic import ValidationError
+
+    from cai.pipeline.configs import JudgingConfig
+    from cai.pipeline.judging import judge_settings
+
+    wanted = int(principles) if principles.isdigit() else principles
+    given = {"principles": wanted, "style": style, "reasoning": reasoning, "certain_at": certain_at}
+    try:
+        return judge_settings(JudgingConfig.model_validate(given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0]).replace("_", "-") if first["loc"] else "style"
+        raise InputError(f"--{option}", str(first["msg"]), first["input"] if first["loc"] else None) from None
+
+
+def _bounds(require: list[str], known: tuple[str, ...]) -> dict[str, float]:
+    bounds = {}
+    for text in require:
+        name, _, value = text.partition("=")
+        if name not in known:
+            raise InputError("--require", "there is no such measure", name, f"known here: {', '.join(known)}")
+        try:
+            bounds[name] = float(value)
+        except ValueError:
+            raise InputError("--require", f"{name} needs a number", value, f"write {name}=0.8") from None
+    return bounds
+
+
+def _show(lines: "list[Line]") -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for line in lines:
+        table.add_row(line.name, line.value, Text(line.beside, style="dim"))
+    console().print(table)
