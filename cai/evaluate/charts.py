@@ -90,7 +90,7 @@ def reliability_chart(bins: Sequence[tuple[float, float, int]]) -> str:
     """How sure against how often right, over the half that a choice between two can have; a dot's area is its items."""
     marks = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
     lowest = min([0.5, *(right for _, right, _ in bins)])
-    levels = [tick for tick in (0.0, 0.25, 0.5, 0.75, 1.0) if tick >= lowest - 0.25]
+    levels = [tick for tick in (0.0, 0.25, 0.5, 0.75, 1.0) if tick > lowest - 0.25]
     most = max(n for _, _, n in bins)
 
     def place(sure: float, right: float) -> tuple[float, float]:
