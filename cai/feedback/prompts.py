@@ -24,7 +24,7 @@ from cai.seeds import derive, shuffled
 
 STAGE = "prompts"
 # Requests are short: of two that differ in their object alone, "how do I clean the kettle" and "the window", two
-# thirds of the pairs of words are the same; of "can you" and "could you tell me how to pick a lock" four fifths.
+# thirds of the pairs of words are the same; of "can you" and "could you tell me how to pick a lock" nearly four fifths.
 _RUN, _BAND_ROWS = 2, 4
 
 

@@ -155,6 +155,14 @@ def test_a_row_knows_its_source_its_place_and_its_other_columns(write: Write) ->
         ({"messages": [ASKED], "tools": "{"}, "tools: must be JSON"),
         ({"chosen": [ASKED, SAID], "rejected": [SYSTEM, ASKED, SAID]}, "rejected: answers another conversation"),
         ({"chosen": f"{HH} Yes.", "rejected": "\n\nHuman: No?\n\nAssistant: No."}, "rejected: differs from chosen"),
+        (
+            {
+                "conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}],
+                "chosen": "a",
+                "rejected": "b",
+            },
+            "conversations: ends with the assistant",
+        ),
         ({"instruction": 3, "output": "x"}, "instruction: must be text, got 3; correct it, or let `cai data import`"),
     ],
 )

@@ -5,6 +5,7 @@ What the columns are called is said by `dataset_info.json` beside the file; the 
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from cai.records import Message, Preference, Prompt
@@ -41,29 +42,42 @@ def is_llama_factory(row: Columns) -> bool:
 def read_llama_factory(row: Columns, source: str) -> Preference | Answered:
     label = next((name for name in ("kto_tag", "label") if row.get(name) is not None), None)
     known = label_in(row, label) if label else None
-    ranked = row.get("chosen") is not None and row.get("rejected") is not None
-    said, field = _said(row)
-    if ranked:
-        prompt = waiting_prompt(said, field, chats.tools_in(row.get("tools")), source)
+    said = _said(row)
+    prompt = _prompt(row, said, source)
+    if _is_ranked(row):
         return preference_from(row, prompt, _ranked(row, "chosen"), _ranked(row, "rejected"))
-    if field == "instruction":
-        answer = answer_text(text_in(row, "output"), "output")
-    else:
-        answer = answer_text(last_answer(said, field), field)
-    return answered_from(row, ask_llama_factory(row, source), answer, known)
+    if said.field == "instruction":
+        return answered_from(row, prompt, answer_text(text_in(row, "output"), "output"), known)
+    return answered_from(row, prompt, answer_text(last_answer(said.messages, said.field), said.field), known)
 
 
 def ask_llama_factory(row: Columns, source: str) -> Prompt:
-    said, field = _said(row)
-    return waiting_prompt(without_answer(said), field, chats.tools_in(row.get("tools")), source)
+    return _prompt(row, _said(row), source)
 
 
-def _said(row: Columns) -> tuple[tuple[Message, ...], str]:
-    """The conversation, which an alpaca row tells without its last answer, and the field that it stands in."""
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """A conversation, which an alpaca row tells without its last answer, and the field that it stands in."""
+
+    messages: tuple[Message, ...]
+    field: str
+
+
+def _said(row: Columns) -> _Said:
     if "instruction" in row:
-        return _alpaca_messages(row), "instruction"
+        return _Said(_alpaca_messages(row), "instruction")
     field = "conversations" if "conversations" in row else "messages"
-    return _system(row) + chats.turns_in(row.get(field), field), field
+    return _Said(_system(row) + chats.turns_in(row.get(field), field), field)
+
+
+def _prompt(row: Columns, said: _Said, source: str) -> Prompt:
+    """The conversation of a ranked row is its prompt, and must wait; of any other the last message is the answer."""
+    messages = said.messages if _is_ranked(row) else without_answer(said.messages)
+    return waiting_prompt(messages, said.field, chats.tools_in(row.get("tools")), source)
+
+
+def _is_ranked(row: Columns) -> bool:
+    return row.get("chosen") is not None and row.get("rejected") is not None
 
 
 def _ranked(row: Mapping[str, object], field: str) -> str:
