@@ -82,7 +82,7 @@ def judged_pairs(model: LocalModel, n: int) -> list[Judged]:
 
 
 def soft_against_hard(judged: Sequence[Judged]) -> list[Row]:
-    """Squared distance from the truth: the averaged probability, and the answer named in one order drawn for the pair."""
+    """Squared distance from the truth: of the averaged probability, and of the answer named in one order, drawn."""
     soft = [(1 - row.p) ** 2 for row in judged]
     hard = [
         float((row.p_first if uniform(derive("order", row.id), 0) < 0.5 else row.p_second) <= 0.5) for row in judged
@@ -134,7 +134,7 @@ def forced(row: Judged, number: int, verdict: Verdict) -> Verdict:
     return Verdict(verdict.principle_id, 1.0 if first else verdict.p_first, 0.0 if second else verdict.p_first_swapped)
 
 
-def content_bias(row: Judged, number: int, verdict: Verdict) -> Verdict:
+def content_bias(row: Judged, _: int, verdict: Verdict) -> Verdict:
     """Log-odds pushed towards A, by up to this much, as the pair's content decides."""
     push = STRONGEST * uniform(derive("push", row.id), 0)
     return Verdict(verdict.principle_id, pushed(verdict.p_first, push), pushed(verdict.p_first_swapped, -push))
@@ -242,7 +242,7 @@ INTRODUCTION = """# What the labels are worth
 
 The embedded base as a judge, held against the truth of its small world: {pairs} pairs of the test split of which the
 better answer is known, each judged in both orders by the principles that it is about, and the revisions of {prompts}
-test prompts. Forced verdicts say A with certainty; the biased ones have their log-odds pushed towards A by up to 2, as the
+test prompts. Forced verdicts say A with certainty; biased ones have their log-odds pushed towards A by up to 2, as the
 content of the pair decides. Made by `python bench/trust.py`.
 """
 
