@@ -45,18 +45,16 @@ def card(
         str, typer.Option(help="`tiny`, a folder, a hub id (ID@COMMIT), a run, or FILE.yaml/NAME for a remote model.")
     ] = "tiny",
     out: Annotated[Path | None, typer.Option("--out", help="A new folder for the card.", show_default=False)] = None,
-    principles: Annotated[str, typer.Option(help="`all`, `drawn`, or how many to draw for each pair.")] = "all",
-    style: Annotated[str, typer.Option(help="`chat`, or `paper`: the published protocol as plain text.")] = "chat",
-    reasoning: Annotated[int, typer.Option(min=0, max=16, help="How often it thinks aloud about each order.")] = 0,
-    certain_at: Annotated[
-        float | None, typer.Option(min=0.5, max=1, help="Ask no further where both orders are this sure.")
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="As in a pipeline's stage `judge`: `limit=500`, `style=paper`."
+        ),
     ] = None,
     require: Annotated[
         list[str] | None,
         typer.Option("--require", metavar="MEASURE=BOUND", help="Exit with 3 where the judge falls short."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="The most pairs of each set.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Draws principles and fences.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON value, for programs.")] = False,
 ) -> None:
     """Judge pairs of which the better answer is known, and say how often, how surely and how evenly it is right."""
@@ -64,16 +62,17 @@ def card(
     from cai.evaluate.card_page import card_headline, card_lines, write_card
     from cai.feedback.judge_card import shortfalls
     from cai.pipeline.configs import Requirements
+    from cai.pipeline.judging import judge_settings
     from cai.records import as_dict
 
     bounds = _bounds(require or [], tuple(Requirements.model_fields))
+    config = _config(settings or [])
     loaded = load_constitution(constitution)
     if out is not None and out.exists() and any(out.iterdir()):
         raise InputError(str(out), "holds something already", None, "name a new folder")
-    sets = {name: _labelled(name, limit, len(data) > 1, loaded) for name in dict.fromkeys(data)}
+    sets = {name: _labelled(name, config.limit, len(data) > 1, loaded) for name in dict.fromkeys(data)}
     replies = (out or Path("runs") / "judge-card") / "replies"
-    settings = _settings(principles, style, reasoning, certain_at)
-    measured = _measured(sets, loaded, judge, replies, settings, seed)
+    measured = _measured(sets, loaded, judge, replies, judge_settings(config))
     page = None
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -145,7 +144,6 @@ def _measured(
     judge: str,
     replies: Path,
     settings: "JudgeSettings",
-    seed: int,
 ) -> "JudgeCard":
     from collections import Counter
 
@@ -154,7 +152,7 @@ def _measured(
 
     pairs: list[Known] = [pair for found in sets.values() for pair in found.pairs]
     rejects = Counter(reject.reason for found in sets.values() for reject in found.rejects)
-    outcome = _judged(pairs, constitution, judge, replies, settings, seed)
+    outcome = _judged(pairs, constitution, judge, replies, settings)
     rejects.update(reject.reason for reject in outcome.rejects)
     if not outcome.records:
         told = ", ".join(f"{reason} ({count})" for reason, count in rejects.items())
@@ -168,7 +166,7 @@ def _judged(
     judge: str,
     replies: Path,
     settings: "JudgeSettings",
-    seed: int,
+    seed: int = 0,
 ) -> "Outcome[Judged]":
     """Part by part, as a run would, and said how far it is."""
     from cai.feedback.judge_card import measure
@@ -184,21 +182,26 @@ def _judged(
     return whole
 
 
-def _settings(principles: str, style: str, reasoning: int, certain_at: float | None) -> "JudgeSettings":
+def _config(settings: list[str]) -> "JudgeStageConfig":
     """As a pipeline's stage would read them, so that the same words are refused in the same way."""
     from pydantic import ValidationError
 
-    from cai.pipeline.configs import JudgingConfig
-    from cai.pipeline.judging import judge_settings
+    from cai.pipeline.configs import JudgeStageConfig
 
-    wanted = int(principles) if principles.isdigit() else principles
-    given = {"principles": wanted, "style": style, "reasoning": reasoning, "certain_at": certain_at}
+    elsewhere = ("data", "judge", "require", "chunk")
+    known = [name for name in JudgeStageConfig.model_fields if name not in elsewhere]
+    given = {}
+    for text in settings:
+        name, _, value = text.partition("=")
+        if name not in known:
+            raise InputError("--set", "there is no such setting", name, f"known here: {', '.join(known)}")
+        given[name] = value
     try:
-        return judge_settings(JudgingConfig.model_validate(given))
+        return JudgeStageConfig.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
-        option = str(first["loc"][0]).replace("_", "-") if first["loc"] else "style"
-        raise InputError(f"--{option}", str(first["msg"]), first["input"] if first["loc"] else None) from None
+        place = f"--set {first['loc'][0]}" if first["loc"] else "--set"
+        raise InputError(place, str(first["msg"]), first["input"] if first["loc"] else None) from None
 
 
 def _bounds(require: list[str], known: tuple[str, ...]) -> dict[str, float]:
