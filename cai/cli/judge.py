@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cai.feedback.judge import JudgeSettings
     from cai.feedback.judge_card import JudgeCard, Judged, Known
     from cai.feedback.outcome import Outcome
+    from cai.pipeline.configs import JudgeStageConfig
     from cai.pipeline.labelled import LabelledSet
 
 judge_app = typer.Typer(no_args_is_help=True, help="Measure a judge, and label pairs by hand.")
