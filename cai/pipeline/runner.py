@@ -112,7 +112,7 @@ def _stage_events(
             yield Event("notice", stage.name, {"text": f"this architecture is decoded by {facts['decoding']}: slower"})
     ledger = yield from run_stage(stage.config, inputs, target, desk)
     counts = {"inputs": ledger.inputs, "outputs": ledger.outputs, "rejects": sum(ledger.rejects.values())}
-    facts = {"rejects": ledger.rejects, "notes": ledger.notes, **stage_facts(stage, inputs, desk)}
+    facts = {"rejects": ledger.rejects, "notes": ledger.notes, **ledger.facts, **stage_facts(stage, inputs, desk)}
     version = VERSIONS[stage.kind]
     finished = Done(stage, target, write_manifest(target, stage.kind, version, digest, inputs.digests, counts, facts))
     yield from _spent(stage, desk)
