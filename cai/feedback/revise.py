@@ -8,6 +8,7 @@ stage; judging a revision against the answer it came from to `judge`.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from cai.constitution.actions import read_actions
 from cai.constitution.model import Constitution, draw_principle
 from cai.errors import InputError, shorten
 from cai.feedback.clean import Step, clean, folded, last_asked
@@ -22,7 +23,7 @@ from cai.feedback.styles import (
     frames_digest_of,
     request_of,
 )
-from cai.models.protocol import Failed, Model, Sampling
+from cai.models.protocol import Failed, Model, Reply, Sampling
 from cai.records import Lineage, Prompt, Reject, Revision, Round
 from cai.seeds import derive
 
@@ -111,23 +112,37 @@ def _ask(chunk: _Chunk, model: Model, step: Step, number: int, asked: Mapping[st
     texts: dict[str, str] = {}
     for row, reply in zip(asked, replies, strict=True):
         where = f"round {number}, " if number else ""
-        if isinstance(reply, Failed):
-            chunk.outcome.rejects.append(Reject(row, "revise", reply.reason, f"{where}{step}: {reply.detail}"))
-            continue
-        cleaned = clean(reply.text, step, last_asked(chunk.prompts[row].messages))
-        chunk.outcome.notes.update(f"{step}: {what} removed" for what in cleaned.removed)
-        cut = reply.finish == "length"
-        if cleaned.refused:
-            detail = f"{where}the model said {shorten(reply.text)}"
-            chunk.outcome.rejects.append(Reject(row, "revise", f"{step} {cleaned.refused}", detail))
-        elif cut and step != "critique":
-            detail = f"{where}no end after {reply.completion_tokens} tokens: {shorten(cleaned.text)}"
-            chunk.outcome.rejects.append(Reject(row, "revise", f"cut-off {step}", detail))
-        elif not cleaned.text:
-            detail = f"{where}the model said {shorten(reply.text)}"
-            chunk.outcome.rejects.append(Reject(row, "revise", f"empty {step}", detail))
+        kept = _kept(chunk, row, step, reply, where)
+        if isinstance(kept, Reject):
+            chunk.outcome.rejects.append(kept)
         else:
-            # A critique is never trained on, and half of one still tells the reviser something.
-            chunk.outcome.notes.update(["critique: cut off"] if cut else [])
-            texts[row] = cleaned.text
+            texts[row] = kept
     return texts
+
+
+def _kept(chunk: _Chunk, row: str, step: Step, reply: Reply | Failed, where: str) -> str | Reject:
+    """The text of a reply that serves, cleaned and with its tool calls in our form, or why it does not."""
+    if isinstance(reply, Failed):
+        return Reject(row, "revise", reply.reason, f"{where}{step}: {reply.detail}")
+    prompt = chunk.prompts[row]
+    cleaned = clean(reply.text, step, last_asked(prompt.messages))
+    chunk.outcome.notes.update(f"{step}: {what} removed" for what in cleaned.removed)
+    said = f"{where}the model said {shorten(reply.text)}"
+    if cleaned.refused:
+        return Reject(row, "revise", f"{step} {cleaned.refused}", said)
+    if reply.finish == "length" and step != "critique":
+        detail = f"{where}no end after {reply.completion_tokens} tokens: {shorten(cleaned.text)}"
+        return Reject(row, "revise", f"cut-off {step}", detail)
+    if not cleaned.text:
+        return Reject(row, "revise", f"empty {step}", said)
+    if step == "critique":
+        if prompt.tools and not read_actions(cleaned.text, prompt.tools).words:
+            return Reject(row, "revise", "tool call in place of a critique", said)
+        # A critique is never trained on, and half of one still tells the reviser something.
+        chunk.outcome.notes.update(["critique: cut off"] if reply.finish == "length" else [])
+        return cleaned.text
+    actions = read_actions(cleaned.text, prompt.tools)
+    if actions.broken:
+        return Reject(row, "revise", f"broken tool call in {step}", f"{where}{actions.broken}")
+    chunk.outcome.notes.update([f"{step}: with tool calls"] if actions.calls else [])
+    return actions.text

@@ -58,10 +58,31 @@ def _json_prompt(line: str, place: str, source: str) -> Prompt:
     if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
         raise InputError(place, "has neither a 'prompt' text nor 'messages'", line, remedy)
     try:
-        messages = tuple(from_dict(Message, message) for message in row["messages"])
+        messages = tuple(from_dict(Message, _with_content(message)) for message in row["messages"])
     except ValueError as error:
         raise InputError(place, f"messages cannot be read ({error})", None, remedy) from None
-    return new_prompt(_waiting(messages, place), source=source)
+    return new_prompt(_waiting(messages, place), source=source, tools=_tools(row.get("tools"), place))
+
+
+def _with_content(message: object) -> object:
+    """A message that only calls tools has no content in other people's files."""
+    calls = isinstance(message, dict) and message.get("tool_calls") and message.get("content") is None
+    return {**message, "content": ""} if calls and isinstance(message, dict) else message
+
+
+def _tools(tools: object, place: str) -> tuple[dict[str, object], ...]:
+    if tools is None:
+        return ()
+    named = isinstance(tools, list) and all(
+        isinstance(tool, dict)
+        and isinstance(tool.get("function"), dict)
+        and isinstance(tool["function"].get("name"), str)
+        for tool in tools
+    )
+    if not isinstance(tools, list) or not named:
+        remedy = 'write {"tools": [{"type": "function", "function": {"name": "…", "parameters": {}}}]}'
+        raise InputError(place, "tools must be a list of named functions", tools, remedy)
+    return tuple(tools)
 
 
 def _waiting(messages: Sequence[Message], place: str) -> tuple[Message, ...]:
