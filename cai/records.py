@@ -136,15 +136,21 @@ def canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
-def new_prompt(text_or_messages: str | tuple[Message, ...], source: str = "", system: str = "") -> Prompt:
-    """A prompt from one user text or from a whole conversation, with its id."""
+def new_prompt(
+    text_or_messages: str | tuple[Message, ...],
+    source: str = "",
+    system: str = "",
+    tools: tuple[dict[str, object], ...] = (),
+) -> Prompt:
+    """A prompt from one user text or from a whole conversation, with its id; tools that are offered are part of it."""
     if isinstance(text_or_messages, str):
         messages: tuple[Message, ...] = (Message("user", text_or_messages),)
         if system:
             messages = (Message("system", system), *messages)
     else:
         messages = text_or_messages
-    return Prompt(content_id("prompt", [as_dict(m) for m in messages]), messages, (), source)
+    offered = [list(tools)] if tools else []
+    return Prompt(content_id("prompt", [as_dict(m) for m in messages], *offered), messages, tools, source)
 
 
 def as_dict(record: object) -> dict[str, object]:

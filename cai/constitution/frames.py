@@ -6,6 +6,7 @@ and written into each record's lineage. What the principle itself says lives in 
 
 from collections.abc import Sequence
 
+from cai.constitution.actions import said
 from cai.records import Message, digest
 from cai.seeds import derive
 
@@ -91,10 +92,11 @@ def score_messages(messages: Sequence[Message], answer: str, preference: str, se
 
 
 def as_text(messages: Sequence[Message]) -> str:
-    """A conversation as the judge reads it: a lone user message as it is, anything longer with the speakers named."""
+    """A conversation as the judge reads it: a lone user message as it is, anything longer with the speakers named and
+    with what an agent did."""
     if len(messages) == 1:
         return messages[0].content
-    return "\n".join(f"{message.role.capitalize()}: {message.content}" for message in messages)
+    return "\n".join(f"{message.role.capitalize()}: {said(message)}" for message in messages)
 
 
 def fence_nonce(seed: int, texts: Sequence[str]) -> str:

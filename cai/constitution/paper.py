@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 
+from cai.constitution.actions import said
 from cai.records import Message, Role, digest
 
 SPEAKERS: dict[Role, str] = {"system": "System", "user": "Human", "assistant": "Assistant", "tool": "Tool"}
@@ -43,7 +44,7 @@ def paper_digest() -> str:
 def conversation_text(messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()) -> str:
     """A conversation with its speakers named; it ends with the last message."""
     offered = [_turn(TOOLS, json.dumps(list(tools), ensure_ascii=False))] if tools else []
-    return "".join([*offered, *(_turn(SPEAKERS[message.role], message.content) for message in messages)])
+    return "".join([*offered, *(_turn(SPEAKERS[message.role], said(message)) for message in messages)])
 
 
 def answer_text(conversation: str) -> str:
@@ -68,9 +69,8 @@ def worked_revision(revision_exchange: str, revision: str) -> str:
 
 def judge_text(conversation: str, first: str, second: str, preference: str) -> str:
     """The question which of two answers is better; `LABELS` are what may follow."""
-    return JUDGE.format(
-        conversation=conversation, preference=preference, first=inert(first), second=inert(second)
-    )  # fmt: skip
+    answers = {"first": inert(first), "second": inert(second)}
+    return JUDGE.format(conversation=conversation, preference=preference, **answers)
 
 
 def inert(text: str) -> str:

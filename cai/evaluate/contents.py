@@ -51,6 +51,8 @@ class StageRow:
     rejects: dict[str, int] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
     """Other counts worth showing, such as null edits, ties, steps."""
+    told: tuple[str, ...] = ()
+    """What the stage's figures come to, a sentence each."""
 
     @property
     def balanced(self) -> bool:

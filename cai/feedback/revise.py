@@ -8,6 +8,7 @@ stage; judging a revision against the answer it came from to `judge`.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from cai.constitution.actions import read_actions
 from cai.constitution.model import Constitution, draw_principle
 from cai.errors import InputError, shorten
 from cai.feedback.clean import Step, clean, folded, last_asked
@@ -36,6 +37,9 @@ class ReviseSettings:
     answer: Sampling = FREELY
     critique: Sampling = FREELY
     revision: Sampling = FREELY
+
+    def sampling(self, step: Step) -> Sampling:
+        return {"answer": self.answer, "critique": self.critique, "revision": self.revision}[step]
     style: Style = "chat"
     """How every step is asked: as turns of a chat, or as the published protocol's plain text."""
 
@@ -101,7 +105,7 @@ def _ask(chunk: _Chunk, model: Model, step: Step, number: int, asked: Mapping[st
     """What the model says to each row, cleaned. Rows it fails are rejected and missing from the result."""
     if not asked:
         return {}
-    sampling = {"answer": chunk.settings.answer, "critique": chunk.settings.critique}.get(step, chunk.settings.revision)
+    sampling = chunk.settings.sampling(step)
     where = f"round {number}, " if number else ""
     requests = [
         request_of(each, chunk.prompts[row], sampling, derive(step, chunk.seed, row, number))
@@ -111,27 +115,40 @@ def _ask(chunk: _Chunk, model: Model, step: Step, number: int, asked: Mapping[st
         replies = model.generate(requests)
     texts: dict[str, str] = {}
     for row, reply in zip(asked, replies, strict=True):
-        if isinstance(reply, Failed):
-            reason = reason_at(step, reply.reason)
-            chunk.outcome.rejects.append(Reject(row, "revise", reason, f"{where}{step}: {reply.detail}"))
-            continue
-        cleaned = clean(reply.text, step, last_asked(chunk.prompts[row].messages))
-        chunk.outcome.notes.update(f"{step}: {what} removed" for what in cleaned.removed)
-        cut = reply.finish == "length"
-        if cleaned.refused:
-            detail = f"{where}the model said {shorten(reply.text)}"
-            chunk.outcome.rejects.append(Reject(row, "revise", f"{step} {cleaned.refused}", detail))
-        elif cut and step != "critique":
-            detail = f"{where}no end after {_length(reply, sampling)}: {shorten(cleaned.text)}"
-            chunk.outcome.rejects.append(Reject(row, "revise", f"cut-off {step}", detail))
-        elif not cleaned.text:
-            detail = f"{where}the model said {shorten(reply.text)}"
-            chunk.outcome.rejects.append(Reject(row, "revise", f"empty {step}", detail))
+        kept = _kept(chunk, row, step, reply, where)
+        if isinstance(kept, Reject):
+            chunk.outcome.rejects.append(kept)
         else:
-            # A critique is never trained on, and half of one still tells the reviser something.
-            chunk.outcome.notes.update(["critique: cut off"] if cut else [])
-            texts[row] = cleaned.text
+            texts[row] = kept
     return texts
+
+
+def _kept(chunk: _Chunk, row: str, step: Step, reply: Reply | Failed, where: str) -> str | Reject:
+    """The text of a reply that serves, cleaned and with its tool calls in our form, or why it does not."""
+    if isinstance(reply, Failed):
+        return Reject(row, "revise", reason_at(step, reply.reason), f"{where}{step}: {reply.detail}")
+    prompt = chunk.prompts[row]
+    cleaned = clean(reply.text, step, last_asked(prompt.messages))
+    chunk.outcome.notes.update(f"{step}: {what} removed" for what in cleaned.removed)
+    said = f"{where}the model said {shorten(reply.text)}"
+    if cleaned.refused:
+        return Reject(row, "revise", f"{step} {cleaned.refused}", said)
+    if reply.finish == "length" and step != "critique":
+        detail = f"{where}no end after {_length(reply, chunk.settings.sampling(step))}: {shorten(cleaned.text)}"
+        return Reject(row, "revise", f"cut-off {step}", detail)
+    if not cleaned.text:
+        return Reject(row, "revise", f"empty {step}", said)
+    if step == "critique":
+        if prompt.tools and not read_actions(cleaned.text, prompt.tools).words:
+            return Reject(row, "revise", "tool call in place of a critique", said)
+        # A critique is never trained on, and half of one still tells the reviser something.
+        chunk.outcome.notes.update(["critique: cut off"] if reply.finish == "length" else [])
+        return cleaned.text
+    actions = read_actions(cleaned.text, prompt.tools)
+    if actions.broken:
+        return Reject(row, "revise", f"broken tool call in {step}", f"{where}{actions.broken}")
+    chunk.outcome.notes.update([f"{step}: with tool calls"] if actions.calls else [])
+    return actions.text
 
 
 def _length(reply: Reply, sampling: Sampling) -> str:

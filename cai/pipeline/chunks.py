@@ -34,6 +34,12 @@ class Made:
     records: Sequence[object]
     rejects: Sequence[Reject] = ()
     notes: Mapping[str, int] = field(default_factory=dict)
+    figures: Mapping[str, int] = field(default_factory=dict)
+    """Counts that say nothing by themselves: a stage makes sentences of their sums."""
+
+
+Watch = Callable[[Mapping[str, int], int], str]
+"""From the figures so far and the number of rows to a warning, or to nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +55,11 @@ def chunked(stage: str, rows: Sequence[Row], size: int, work: Callable[[Sequence
     return [Chunk(len(part), partial(_surviving, stage, part, work)) for part in parts]
 
 
-def work_in_chunks(name: str, chunks: Sequence[Chunk], folder: Path, desk: Desk) -> Generator[Event, None, Finished]:
-    """Every chunk that is not there yet, and the stage's ledger from the files."""
+def work_in_chunks(
+    name: str, chunks: Sequence[Chunk], folder: Path, desk: Desk, watch: Watch | None = None
+) -> Generator[Event, None, Finished]:
+    """Every chunk that is not there yet, and the stage's ledger from the files. `watch` warns once, after a chunk."""
+    warned = False
     total = sum(chunk.size for chunk in chunks)
     with Journal(folder) as journal:
         desk.take_at_once(_planned(folder))
@@ -63,13 +72,19 @@ def work_in_chunks(name: str, chunks: Sequence[Chunk], folder: Path, desk: Desk)
             made = yield from _worked(name, chunk, folder, desk)
             lines = {"records": [to_line(r) for r in made.records], "rejects": [to_line(r) for r in made.rejects]}
             reasons = Counter(reject.reason for reject in made.rejects)
-            journal.commit(lines, {"inputs": made.inputs, "rejects": dict(reasons), "notes": dict(made.notes)})
+            more = {"figures": dict(made.figures)} if made.figures else {}
+            told = {"inputs": made.inputs, "rejects": dict(reasons), "notes": dict(made.notes)}
+            journal.commit(lines, {**told, **more})
             done += chunk.size
             yield _progress(name, done, total, journal.notes)
+            if watch and not warned and (warning := watch(_summed(journal.notes, "figures"), total)):
+                warned = True
+                yield Event("notice", name, {"text": warning})
         notes = journal.notes
     rejects, counted = _summed(notes, "rejects"), _summed(notes, "notes")
     inputs = sum(cast(int, note["inputs"]) for note in notes)
-    return balanced(name, folder, Finished(inputs, _count(folder, "records"), rejects, counted))
+    facts: dict[str, object] = {"figures": figures} if (figures := _summed(notes, "figures")) else {}
+    return balanced(name, folder, Finished(inputs, _count(folder, "records"), rejects, counted, facts))
 
 
 def _worked(name: str, chunk: Chunk, folder: Path, desk: Desk) -> Generator[Event, None, Made]:
@@ -125,9 +140,9 @@ def _surviving(stage: str, rows: Sequence[Row], work: Callable[[Sequence[Row]], 
             return Made(1, [], [Reject(rows[0].id, stage, error.reason, error.detail)])
     half = len(rows) // 2
     first, second = (_surviving(stage, part, work) for part in (rows[:half], rows[half:]))
-    notes = Counter(first.notes) + Counter(second.notes)
+    notes, figures = Counter(first.notes) + Counter(second.notes), Counter(first.figures) + Counter(second.figures)
     records, rejects = [*first.records, *second.records], [*first.rejects, *second.rejects]
-    return Made(first.inputs + second.inputs, records, rejects, notes)
+    return Made(first.inputs + second.inputs, records, rejects, notes, figures)
 
 
 def _count(folder: Path, stream: str) -> int:
@@ -142,5 +157,5 @@ def _progress(name: str, done: int, total: int, notes: Iterable[Mapping[str, obj
 def _summed(notes: Iterable[Mapping[str, object]], key: str) -> dict[str, int]:
     total: Counter[str] = Counter()
     for note in notes:
-        total.update(cast(dict[str, int], note[key]))
+        total.update(cast(dict[str, int], note.get(key, {})))
     return dict(sorted(total.items()))

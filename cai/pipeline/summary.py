@@ -24,6 +24,7 @@ from cai.evaluate.report import write_report
 from cai.evaluate.suites import Item, SuiteResult
 from cai.feedback.judge import JudgeSettings, decide
 from cai.feedback.styles import frames_digest_of
+from cai.feedback.yields import told
 from cai.journal import read_lines
 from cai.pipeline.configs import BASE, TRAINING, EvaluateConfig, PreferConfig, style_of
 from cai.pipeline.inputs import Done
@@ -104,8 +105,9 @@ def _by_suite(config: object, measured: Sequence[Measured]) -> dict[str, dict[st
 def _stage_row(done: Done) -> StageRow:
     counts, facts = done.manifest.counts, done.manifest.facts
     rejects, notes = (cast(dict[str, int], facts[key]) for key in ("rejects", "notes"))
-    stage = done.stage
-    return StageRow(stage.number, stage.kind, done.manifest.digest, counts["inputs"], counts["outputs"], rejects, notes)
+    stage, sums = done.stage, (counts["inputs"], counts["outputs"])
+    sentences = told(cast(dict[str, int], facts.get("figures", {})))
+    return StageRow(stage.number, stage.kind, done.manifest.digest, *sums, rejects, notes, sentences)
 
 
 def _curve(done: Done) -> TrainingCurve:

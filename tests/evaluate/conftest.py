@@ -111,7 +111,9 @@ def _constitution() -> ConstitutionFacts:
 def _stages() -> tuple[StageRow, ...]:
     same, judged = {"identical answers": 266}, {"ties": 31, "contradictions": 9}
     return (
-        StageRow(1, "revise", "7c1e5a0b94d2f386", 1000, 996, {"cut off": 4}, {"null edits": 266}),
+        StageRow(
+            1, "revise", "7c1e5a0b94d2f386", 1000, 996, {"cut off": 4}, {"null edits": 266}, ("730 of 996 changed.",)
+        ),
         StageRow(2, "prefer", "2ab94d2f3866b1f0", 996, 730, same, judged),
         StageRow(3, "sft", "e0a94d2f3866b1f0", 1494, 1494, {}, {"steps": 120}),
         StageRow(4, "prefer", "c07e5a0b94d2f386", 2000, 1174, {**same, "trivial answers": 560}, {"ties": 102}),

@@ -126,6 +126,7 @@ def test_the_page_says_what_the_run_showed(made_up_run: ReportData) -> None:
         "Fine-tuned gave the same answer as Aligned.",
         "The base model judged 400 pairs",
         "identical answers 266",
+        "730 of 996 changed.",
         "cai run pipelines/quickstart.yaml",
         made_up_run.constitution.digest,
         *(revision.critique for revision in made_up_run.revisions),

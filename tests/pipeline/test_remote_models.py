@@ -89,9 +89,8 @@ def test_a_remote_model_plays_every_role_and_the_records_say_so(server: Served, 
             "abilities": {"context": 4096, "limit": "max_tokens", "logprobs": 20, "seed": True},
         }
     }
-    notices = [event.data["text"] for event in events if event.kind == "notice"]
-    assert len(notices) == 2
-    assert all(str(text).startswith("teacher: ") and "tokens sent" in str(text) for text in notices)
+    notices = [str(event.data["text"]) for event in events if event.kind == "notice"]
+    assert len([text for text in notices if text.startswith("teacher: ") and "tokens sent" in text]) == 2
     told = str(trace(run, pairs[0].id))
     assert "teacher (remote:" in told
     assert not any(CANARY.encode() in path.read_bytes() for path in run.rglob("*") if path.is_file())

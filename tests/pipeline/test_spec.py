@@ -9,7 +9,9 @@ import pytest
 
 from cai.errors import InputError
 from cai.pipeline.configs import DpoStageConfig, ReviseConfig
+from cai.pipeline.prompts import read_prompts
 from cai.pipeline.spec import Pipeline, load_pipeline
+from cai.records import new_prompt
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "pipelines" / "quickstart.yaml"
@@ -181,6 +183,32 @@ def test_a_limited_embedded_set_has_as_many_of_each_class() -> None:
     pipeline = load_pipeline(QUICKSTART, ["prompts.train.limit=9", "prompts.test.limit=800"])
     assert sorted(Counter(p.source for p in pipeline.train).values()) == [2, 2, 2, 3]
     assert set(Counter(p.source for p in pipeline.test).values()) == {200}
+
+
+def test_a_transcript_with_tool_calls_is_a_prompt_and_its_tools_are_part_of_it(tmp_path: Path) -> None:
+    tool = {"type": "function", "function": {"name": "look", "parameters": {}}}
+    call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "How warm is it?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "21 degrees", "tool_call_id": "c"},
+    ]
+    lines = [{"messages": messages, "tools": [tool]}, {"messages": messages}]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    with_tools, without = read_prompts(tmp_path / "p.jsonl", None)
+    assert (with_tools.tools, without.tools) == ((tool,), ())
+    assert with_tools.messages == without.messages
+    assert with_tools.messages[1].tool_calls == (call,)
+    assert with_tools.id != without.id
+    assert without.id == new_prompt(without.messages).id
+
+
+@pytest.mark.parametrize("tools", ['"look"', "[1]", '[{"name": "look"}]', '[{"function": {"name": 1}}]'])
+def test_tools_of_another_shape_are_refused(tmp_path: Path, tools: str) -> None:
+    line = f'{{"messages": [{{"role": "user", "content": "Hi"}}], "tools": {tools}}}'
+    (tmp_path / "p.jsonl").write_text(line, encoding="utf-8")
+    with pytest.raises(InputError, match=r"p\.jsonl:1: tools must be a list of named functions"):
+        read_prompts(tmp_path / "p.jsonl", None)
 
 
 def test_the_seed_does_not_change_the_prompts() -> None:

@@ -226,7 +226,7 @@ class _Session:
     async def _generated(self, request: Request) -> tuple[Value, Tokens, str]:
         fields = await self._fields(request)
         answer, used = await self.calls.ask(fields, request.sampling.max_new_tokens)
-        return _value_of(answer), used, answer.served
+        return _value_of(answer, request), used, answer.served
 
     async def _fields(self, request: Request) -> dict[str, object]:
         sampling = request.sampling
@@ -245,7 +245,8 @@ class _Session:
             if not await self.abilities.takes_tools():
                 raise Fault("row", "no tools", "the prompt has tools, and the endpoint takes none")
             fields["tools"] = list(request.tools)
-        if self.calls.spec.stream:
+        # The pieces of a call come in ways of their own, and a whole reply is not much later.
+        if self.calls.spec.stream and not request.tools:
             fields |= {"stream": True, "stream_options": {"include_usage": True}}
         return fields
 
@@ -276,12 +277,14 @@ async def _all_done(calls: Calls, work: Sequence[Coroutine[object, object, None]
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _value_of(answer: Answer) -> Value:
-    if answer.ending == "tool call":
+def _value_of(answer: Answer, request: Request) -> Value:
+    """A call of a tool that was offered is an answer; any other is none."""
+    if (answer.calls or answer.ending == "tool call") and not (request.tools and answer.calls):
         return {"failed": ["tool call", "the model called a tool instead of answering"]}
     if answer.ending == "content filter":
         return {"failed": ["content filter", "the endpoint cut the answer"]}
-    return {"text": answer.text, "finish": answer.ending, "tokens": list(answer.used or (0, 0))}
+    finish = "stop" if answer.ending == "tool call" else answer.ending
+    return {"text": answer.text, "finish": finish, "tokens": list(answer.used or (0, 0))}
 
 
 def _reply_key(spec: RemoteSpec, request: Request) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
+from cai.constitution.actions import said
 from cai.models.remote.faults import Fault
 from cai.records import Message
 
@@ -35,6 +36,8 @@ class Answer:
     """Tokens of prompt and reply; None where the endpoint does not tell."""
     top: Mapping[str, float] | None = None
     """Log-probabilities of what might have stood first, by text."""
+    calls: int = 0
+    """Tool calls, which stand in the text behind what was said."""
 
 
 def plain_message(message: Message) -> dict[str, object]:
@@ -53,14 +56,16 @@ def read_answer(body: str) -> Answer:
     if "error" in value:
         _broken("server error", json.dumps(value["error"])[:200], used)
     choice = _first_choice(value, used)
-    message, text = choice.get("message"), _text(choice.get("text"))
+    message, text, calls = choice.get("message"), _text(choice.get("text")), list[str]()
     if isinstance(message, dict):
+        calls = _calls(message.get("tool_calls"), used)
         text = _text(message.get("content"))
         if text is None:
             text = _text(message.get("refusal")) or ""
     elif text is None:
         _broken("unclear reply", "the choice has no message and no text", used)
-    return Answer(_sound(text), _ending(choice, used), _served(value), used, _top(choice))
+    whole = "\n".join([*([text] if text or not calls else []), *calls])
+    return Answer(_sound(whole), _ending(choice, used), _served(value), used, _top(choice), len(calls))
 
 
 class StreamReader:
@@ -170,6 +175,14 @@ def _ending(choice: dict[str, object], used: tuple[int, int] | None) -> Ending:
     if not isinstance(reason, str) or reason not in _ENDINGS:
         _broken("incomplete reply", f"its finish reason is {reason!r}", used)
     return _ENDINGS[reason]
+
+
+def _calls(listed: object, used: tuple[int, int] | None) -> list[str]:
+    """The calls of a message, written as an agent's actions are everywhere."""
+    calls = listed if isinstance(listed, list) else []
+    if not all(isinstance(call, dict) for call in calls):
+        _broken("unclear reply", "a tool call is no object", used)
+    return [said(Message("assistant", "", (call,))) for call in calls]
 
 
 def _text(content: object) -> str | None:

@@ -57,6 +57,8 @@ class Served:
     completions: bool = True
     """Whether it goes on with plain text."""
     chats: bool = True
+    calls_tool: dict[str, object] | None = None
+    """The call that it makes wherever tools are offered."""
     delay: float = 0.0
     model: str = "small"
     models: list[dict[str, object]] | None = None
@@ -86,7 +88,11 @@ def reply_of(served: Served, asked: Asked) -> dict[str, object]:
     elif "response_format" in body and served.schema:
         words = body["response_format"]["json_schema"]["schema"]["properties"]["choice"]["enum"]  # type: ignore[index]
         text = json.dumps({"choice": words[0] if served.p_of_a(asked) >= 0.5 else words[1]})
-    choice |= {"message": {"role": "assistant", "content": text}, "finish_reason": ending}
+    message: dict[str, object] = {"role": "assistant", "content": text}
+    if served.calls_tool and "tools" in body:
+        message |= {"content": None, "tool_calls": [served.calls_tool]}
+        ending = "tool_calls"
+    choice |= {"message": message, "finish_reason": ending}
     reply: dict[str, object] = {"id": "x", "object": "chat.completion", "model": served.model, "choices": [choice]}
     if served.usage:
         reply["usage"] = {"prompt_tokens": 10, "completion_tokens": len(text.split()), "total_tokens": 0}

@@ -208,3 +208,14 @@ def test_a_stream_that_does_not_end_as_it_should_is_a_fault(lines: list[str], re
         reader.feed("".join(f"data: {line}\n\n" for line in lines).encode())
         reader.answer()
     assert caught.value.reason == reason
+
+
+def test_tool_calls_stand_in_the_text_behind_what_was_said() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "pay", "arguments": '{"sum": 9, "a": "\\u2028"}'}}
+    message = {"role": "assistant", "content": "I pay.", "tool_calls": [call, call]}
+    body = {"model": "m", "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}
+    answer = read_answer(json.dumps(body))
+    line = '<tool_call>{"arguments": {"a": "\u2028", "sum": 9}, "name": "pay"}</tool_call>'
+    assert (answer.text, answer.ending, answer.calls) == (f"I pay.\n{line}\n{line}", "tool call", 2)
+    message["content"] = None
+    assert read_answer(json.dumps(body)).text == f"{line}\n{line}"
