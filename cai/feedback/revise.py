@@ -37,11 +37,11 @@ class ReviseSettings:
     answer: Sampling = FREELY
     critique: Sampling = FREELY
     revision: Sampling = FREELY
+    style: Style = "chat"
+    """How every step is asked: as turns of a chat, or as the published protocol's plain text."""
 
     def sampling(self, step: Step) -> Sampling:
         return {"answer": self.answer, "critique": self.critique, "revision": self.revision}[step]
-    style: Style = "chat"
-    """How every step is asked: as turns of a chat, or as the published protocol's plain text."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ import pytest
 
 from cai.errors import InputError
 from cai.pipeline.configs import DpoStageConfig, ReviseConfig
-from cai.pipeline.prompts import read_prompts
 from cai.pipeline.spec import Pipeline, load_pipeline
 from cai.records import new_prompt
+from cai.store.formats.prompts import read_prompts
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "pipelines" / "quickstart.yaml"
@@ -203,11 +203,11 @@ def test_a_transcript_with_tool_calls_is_a_prompt_and_its_tools_are_part_of_it(t
     assert without.id == new_prompt(without.messages).id
 
 
-@pytest.mark.parametrize("tools", ['"look"', "[1]", '[{"name": "look"}]', '[{"function": {"name": 1}}]'])
+@pytest.mark.parametrize("tools", ['{"name": "look"}', "[1]", '[{"title": "look"}]', '[{"function": {"name": 1}}]'])
 def test_tools_of_another_shape_are_refused(tmp_path: Path, tools: str) -> None:
     line = f'{{"messages": [{{"role": "user", "content": "Hi"}}], "tools": {tools}}}'
     (tmp_path / "p.jsonl").write_text(line, encoding="utf-8")
-    with pytest.raises(InputError, match=r"p\.jsonl:1: tools must be a list of named functions"):
+    with pytest.raises(InputError, match=r"p\.jsonl:1: tools: must be a list of named functions"):
         read_prompts(tmp_path / "p.jsonl", None)
 
 

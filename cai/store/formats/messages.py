@@ -159,9 +159,15 @@ def tools_in(value: object, field: str = "tools") -> tuple[Columns, ...]:
             value = json.loads(value)
         except ValueError:
             raise BadRowError(field, "must be JSON", value) from None
-    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
-        raise BadRowError(field, "must be a list of tool definitions", value)
+    if not isinstance(value, list) or not all(_is_named(tool) for tool in value):
+        raise BadRowError(field, "must be a list of named functions", value)
     return tuple(value)
+
+
+def _is_named(tool: object) -> bool:
+    """OpenAI wraps a function, other tools write it bare."""
+    known = tool.get("function", tool) if isinstance(tool, dict) else None
+    return isinstance(known, dict) and isinstance(known.get("name"), str)
 
 
 def is_transcript(value: object) -> bool:

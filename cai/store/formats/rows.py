@@ -73,8 +73,7 @@ def waiting_prompt(
         raise BadRowError(field, "has no user message with text", None, "no user message")
     if messages[-1].role == "assistant":
         raise BadRowError(field, "ends with the assistant", messages[-1].content, "prompt already answered")
-    made = new_prompt(messages, source)
-    return Prompt(made.id, messages, tools, source) if tools else made
+    return new_prompt(messages, source, tools=tools)
 
 
 def without_answer(messages: tuple[Message, ...]) -> tuple[Message, ...]:
