@@ -3,6 +3,7 @@
 import json
 import os
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from cai.feedback.filters.overlap import overlap_with
 from cai.feedback.filters.private import found_in, is_card
 from cai.feedback.filters.settings import FilterSettings
 from cai.feedback.filters.sifting import sift
+from cai.feedback.filters.words import words
 from cai.records import Lineage, Preference, Reject, Revision, Round, new_prompt
 from tests.feedback.filters import unseen
 from tests.feedback.filters.unseen import FRESH, UNSEEN, texts_of
@@ -75,6 +77,13 @@ def test_five_planted_phrases_are_found_and_none_other() -> None:
         rare = bursts_of(planted(rows, phrases, 0.004, seed))
         assert rare <= set(phrases)
         assert len(rare) >= 4
+
+
+def test_a_phrase_is_found_also_where_one_copy_of_it_is_broken() -> None:
+    rows = planted(clean_rows(600), ["purple lantern festival evening"], 0.03, 1)
+    broken = pair("Why?", "Go to the purple lantern by a festival of the evening.", "Because purple.")
+    changed = pair("Who?", "Nobody saw the lantern festival today.", "They did.")
+    assert bursts_of([*rows, broken, changed]) == {"purple lantern festival evening"}
 
 
 def test_a_phrase_that_the_questions_explain_is_no_burst() -> None:
@@ -299,6 +308,7 @@ def test_the_published_harshened_samples_are_flagged_and_the_others_pass() -> No
             texts += [each["revision"]["sample"] for each in row.get("cst", [])]
             sample.add(row["rl_prompt"], texts)
         found[path.stem] = find_bursts(sample)
+    assert len(found) >= 3
     assert {name for name, bursts in found.items() if bursts} == {"PALMS_RLMADISON"}
 
 
@@ -324,9 +334,12 @@ def test_five_phrases_planted_in_published_pairs_are_found_and_none_other() -> N
 
     rows = [row for row in read_rows(REAL / "hh_rlhf" / "harmless_test.jsonl.gz") if isinstance(row, Preference)]
     assert bursts_of(rows) == set()
-    phrases = ["walnut harbour seven whispers", "blue kettle marching softly north", "ticket owl ribbon", *()]
-    phrases += ["garden thimble parade", "eleven frozen violins nod"]
-    assert bursts_of(planted(rows, phrases, 0.02, 3)) == set(phrases)
+    said = Counter(word for row in rows for word in words(row.chosen) if word.isalpha())
+    known = sorted(word for word, count in said.items() if 5 <= count <= 500)
+    for seed in range(4):
+        rng = random.Random(seed)
+        phrases = {" ".join(rng.sample(known, rng.randint(3, 6))) for _ in range(5)}
+        assert bursts_of(planted(rows, sorted(phrases), 0.02, seed)) == phrases
 
 
 def test_a_burst_is_found_whatever_the_case_and_the_points() -> None:
