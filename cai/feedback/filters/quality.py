@@ -244,10 +244,11 @@ def load_model() -> Model:
 
 def _is_english(low: Sequence[str], text: str) -> bool:
     """False where another language's small words prevail, or most letters are not Latin, or the text is code."""
-    letters = [c for c in text if c.isalpha()]
-    if not letters or sum(ord(c) < 0x250 for c in letters) < 0.7 * len(letters):
-        return False
-    if sum(c in "{}[]=<>;\\_" for c in text) > 0.04 * len(text):
+    if not text.isascii():
+        letters = [c for c in text if c.isalpha()]
+        if sum(ord(c) < 0x250 for c in letters) < 0.7 * len(letters):
+            return False
+    if sum(text.count(c) for c in "{}[]=<>;\\_") > 0.04 * len(text) or not any(word[0].isalpha() for word in low):
         return False
     theirs = sum(word in OTHER_LANGUAGES and word not in FUNCTION_WORDS for word in low)
     return theirs <= sum(word in FUNCTION_WORDS for word in low) or theirs < 0.12 * len(low)
