@@ -267,10 +267,9 @@ def tried(trial: Trial, folder: Path, kills: int, seen: Seen) -> str:
         expected = outcome(pipeline, folder / "whole")
         seen.refusals += bool(expected)
         check_ledgers(pipeline, folder / "whole", seen)
-        rng = trial.draw("moments")
-        runs = {"stopped": stopped_run(pipeline, folder / "stopped", rng, seen)}
+        runs = {"stopped": stopped_run(pipeline, folder / "stopped", trial.draw("stops"), seen)}
         if kills:
-            runs["killed"] = killed_run(path, folder / "killed", rng, kills, seen)
+            runs["killed"] = killed_run(path, folder / "killed", trial.draw("kills"), kills, seen)
         for name, ended in runs.items():
             assert ended == expected, (trial, name, ended, expected)
             assert contents(folder / name) == contents(folder / "whole"), (trial, name)
