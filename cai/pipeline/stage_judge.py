@@ -11,7 +11,7 @@ from cai.errors import CaiError, GateRefused
 from cai.evaluate.card_page import write_card
 from cai.feedback.judge_card import Judged, Known, judge_card, measure, shortfalls
 from cai.pipeline.chunks import Chunk, Made, chunked, work_in_chunks
-from cai.pipeline.configs import BASE, JudgeStageConfig
+from cai.pipeline.configs import JudgeStageConfig
 from cai.pipeline.desk import Desk
 from cai.pipeline.events import Event, StageEvents
 from cai.pipeline.inputs import Inputs
@@ -25,7 +25,7 @@ def judge_stage(config: JudgeStageConfig, inputs: Inputs, folder: Path, desk: De
     found = labelled_set(config.data, inputs.file, config.limit, inputs.constitution)
 
     def work(pairs: Sequence[Known]) -> Made:
-        judge_model = desk.player(inputs.remotes.get("judge"))
+        judge_model = desk.player(inputs.remotes.get("judge"), inputs.judge)
         outcome = measure(pairs, inputs.constitution, judge_model, settings, inputs.seed)
         return Made(len(pairs), outcome.records, outcome.rejects, outcome.notes)
 
@@ -36,7 +36,7 @@ def judge_stage(config: JudgeStageConfig, inputs: Inputs, folder: Path, desk: De
     if not judged:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in finished.rejects.items())
         raise CaiError(f"{inputs.name}: none of {finished.inputs} labelled pairs came to a judgement: {reasons}")
-    name = inputs.remotes.get("judge", BASE)
+    name = config.judge
     card = judge_card(judged, finished.rejects, name)
     page = write_card(folder, card, name, config.data)
     lacking = shortfalls(card, config.require.model_dump(exclude_none=True))
