@@ -9,7 +9,7 @@ the judge lives in `guard_speech`, what counts as saying nothing in `guard_fille
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from cai.feedback.clean import folded, is_trivial, without_reasoning
+from cai.feedback.clean import folded, is_trivial, last_asked, without_reasoning
 from cai.feedback.filters.words import words
 from cai.feedback.guard_filler import is_hollow, repeats_itself
 from cai.feedback.guard_speech import plain, spoken_to_judge
@@ -24,7 +24,7 @@ LEAST_PROMPTS, LEAST_PROMPTS_IF_SHORT = 3, 8
 """So many requests of one chunk with one and the same answer make it constant; a short one must come more often."""
 SHORT = 5
 MOSTLY = 2 / 3
-"""Of the requests with the same answer, so many must have no word in common with it."""
+"""Of the requests with the same answer, so many must have no word in common with it, and no more may share one."""
 
 Key = tuple[str, str]
 
@@ -68,28 +68,46 @@ def _constants(pairs: Sequence[CandidatePair]) -> frozenset[str]:
 
     A refusal, or an answer that says it does not know, is often and rightly the same: the judge weighs those.
     """
-    given: dict[str, dict[str, set[str]]] = defaultdict(dict)
+    asked: dict[str, set[str]] = {}
+    last: dict[str, set[str]] = {}
+    given: dict[str, set[str]] = defaultdict(set)
     for pair in pairs:
-        for answer in (pair.first, pair.second):
-            asked = " ".join(message.content for message in pair.prompt.messages)
-            given[folded(without_reasoning(answer))][pair.prompt.id] = _content(asked)
-    return frozenset(text for text, requests in given.items() if _is_constant(text, list(requests.values())))
+        prompt = pair.prompt
+        asked[prompt.id] = _content(" ".join(message.content for message in prompt.messages))
+        last[prompt.id] = _content(last_asked(prompt.messages), 5)
+        for answer in map(without_reasoning, (pair.first, pair.second)):
+            if not is_trivial(answer):
+                given[folded(answer)].add(prompt.id)
+    # A word that most requests of the chunk hold is how they are worded, not what they are about.
+    wording = _shared(list(asked.values())) if len(asked) >= LEAST_PROMPTS else set()
+    return frozenset(
+        text
+        for text, ids in given.items()
+        if _might_be_constant(words(text), len(ids))
+        and not _shared([last[each] - wording for each in ids])
+        and _is_beside([asked[each] - wording for each in ids], text)
+    )
 
 
-def _is_constant(text: str, requests: Sequence[set[str]]) -> bool:
-    said = words(text)
-    if len(requests) < (LEAST_PROMPTS if len(said) >= SHORT else LEAST_PROMPTS_IF_SHORT) or _holds_back(said):
-        return False
+def _might_be_constant(said: Sequence[str], requests: int) -> bool:
+    return requests >= (LEAST_PROMPTS if len(said) >= SHORT else LEAST_PROMPTS_IF_SHORT) and not _holds_back(said)
+
+
+def _shared(requests: Sequence[set[str]]) -> set[str]:
+    """Words of most of them. Requests that share one, such as thanks, may well get the same answer."""
+    counts = Counter(word for request in requests for word in request)
+    return {word for word, n in counts.items() if n > MOSTLY * len(requests)}
+
+
+def _is_beside(requests: Sequence[set[str]], text: str) -> bool:
+    """Whether the text has no word in common with most of them."""
     own = _content(text)
-    # A word that nearly all of these requests hold is how they are worded, not what they are about.
-    frequent = {word for word, n in Counter(w for r in requests for w in r).items() if n > MOSTLY * len(requests)}
-    unrelated = sum(not (own & (request - frequent)) for request in requests)
-    return unrelated >= MOSTLY * len(requests)
+    return sum(not own & request for request in requests) >= MOSTLY * len(requests)
 
 
-def _content(text: str) -> set[str]:
-    """Words that say what a text is about: long enough, and folded over common endings."""
-    return {word[:6] for word in words(text) if len(word) > 3}
+def _content(text: str, least: int = 4) -> set[str]:
+    """Words that say what a text is about: so long at least, and folded over common endings."""
+    return {word[:5] for word in words(text) if len(word) >= least}
 
 
 _NEGATIONS = {"can't", "cannot", "won't", "don't", "not", "unable", "no", "never", "sorry"}

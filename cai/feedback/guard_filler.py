@@ -6,6 +6,7 @@ just that.
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from cai.feedback.filters.words import shingles, words
 
@@ -22,9 +23,15 @@ _MARKERS = re.compile(r"(?:\s*(?:[-*•–>#]|\(?(?:\d{1,3}|[A-Za-z])[.)]))+\s*"
 _LABEL = re.compile(r"\W*[AB]\W*|\W*(?:[AB]\W+){2,}")
 _HEADING = re.compile(r"[\W_]{0,20}\w{1,40}(?: \w{1,40})?\s*:[\W_]*")
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+")
-_ASKS_TO_REPEAT = re.compile(r"\b(?:repeat\w*|\d+ times|times|over and over|again and again)\b", re.IGNORECASE)
+_ASKS_TO_REPEAT = re.compile(
+    r"\b(?:repeat\w*|(?:\d+|two|three|four|five|six|ten|twenty|hundred|thousand|many|several) times"
+    r"|over and over|again and again)\b",
+    re.IGNORECASE,
+)
 _OFFERS = re.compile(
-    r"\b[A-D][).:\]]|\([A-D]\)|\b[AB]\b.{0,80}\b[B-D]\b|\b(?:letters?|grades?|vitamin|blood|options?)\b", re.DOTALL
+    r"\b[A-D][).:\]]|\([A-D]\)|\b[AB]\b.{0,80}\b[B-D]\b"
+    r"|\b(?:(?:which|what|one) (?:letter|grade)|vitamin|blood|options?)\b",
+    re.DOTALL,
 )
 
 
@@ -61,6 +68,7 @@ def _offers(request: str) -> bool:
 
 
 def _was_asked_for(said: Sequence[str], request: str) -> bool:
-    return (
-        bool(_ASKS_TO_REPEAT.search(request)) or {word for word in said if len(word) > 3} & set(words(request)) != set()
-    )
+    """Whether the request asks for repetition, or repeats the word itself."""
+    asked = words(request)
+    doubled = {one for one, other in pairwise(asked) if one == other}
+    return bool(_ASKS_TO_REPEAT.search(request)) or bool(doubled & set(said))

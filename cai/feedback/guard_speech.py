@@ -101,7 +101,7 @@ _CHOICES_OFFERED = _any_of(
     r"\([A-D]\)|(?-i:\b[A-D][).:]\s)",
     rf"\b{_CHOICE} (?-i:[A-D]\b)",
     r"\bmultiple.choice\b|\bwhich of (?:the|these)\b|\b(?:true|false) or\b|\boptions?:|\bchoices?:",
-    r"\b(?:rate|rating|score|review|grade|letters?|grades?|vitamin|blood|chords?)\b",
+    r"\b(?:rate|rating|score|review|grades?|(?:which|what|one) letter|vitamin|blood|chords?)\b",
     r"(?-i:\bA\b.{0,60}\bB\b)",
 )
 _COMPARISONS = _any_of(
@@ -116,9 +116,9 @@ _COMPARISON_ASKED = _any_of(
     rf"\b(?:your|this|that) (?:\w+ )?{_NOUN}\b",
 )
 _ADDRESSES = _any_of(
-    rf"(?:^|(?<=[.!?\n])[^\S\n]{0, 2}|\()(?!{_DETERMINER} )(?:[\w']+ ){{0,4}}{_ROLE}\s*[,:]",
+    rf"(?:^|(?<=[.!?\n])[^\S\n]{{0,2}}|\()(?!{_DETERMINER} )(?:[\w']+ ){{0,4}}{_ROLE}\s*[,:]",
     rf"\bas (?:the|a|an) (?:\w+ )?{_ROLE},? you\b|\byou are (?:the|a|an) (?:\w+ )?{_ROLE}\b",
-    rf"(?:^|(?<=[.!?\n])[^\S\n]{0, 2})(?:please )?(?:ignore|disregard|forget|override)(?: \w+){{0,4}}? "
+    rf"(?:^|(?<=[.!?\n])[^\S\n]{{0,2}})(?:please )?(?:ignore|disregard|forget|override)(?: \w+){{0,4}}? "
     rf"(?:instructions?|prompts?|criteri\w+|principles?|rubrics?|constitution|{_NOUN})\b",
 )
 _ADDRESS_ASKED = _any_of(
@@ -167,7 +167,8 @@ def _echoed_turn(raw: str) -> bool:
 
 
 _ITSELF = re.compile(
-    r"(?:^|[.!?,;:\n][^\S\n]{0,2}|\b(?:that|and) )(?:this|these|it|here|what|everything|mine|i|my \w+|the above)\b([^.!?\n]*)",
+    r"(?:^|[.!?,;:\n][^\S\n]{0,2}|\b(?:that|and) )"
+    r"(?:this|these|it|here|what|everything|mine|i|my \w+|the above)\b([^.!?\n]*)",
     re.IGNORECASE,
 )
 """A clause that begins with the text's own self, and what it says of it."""
@@ -194,9 +195,10 @@ def _read(rubrics: tuple[str, ...]) -> tuple[tuple[_Rubric, ...], frozenset[str]
 
 
 def _meant(told: Sequence[str]) -> list[str]:
-    return [word for word in told if len(word) > 3 and word not in _EMPTY]
+    return [word for word in told if len(word) > 3 and word not in _EMPTY and not _AN_ANSWER.fullmatch(word)]
 
 
+_AN_ANSWER = re.compile(_NOUN)
 _EMPTY = {"that", "this", "which", "what", "with", "from", "have", "they", "them", "their", "than", "then", "when"}
 
 
@@ -206,7 +208,7 @@ def _echoes(text: str, request: str, rubrics: tuple[str, ...]) -> bool:
     own = {run for run in shingles(said, _RUN) if f" {run} " not in asked}
     if any(own & rubric.runs for rubric in read):
         return True
-    claims = {rubric.claim for rubric in read if f" {rubric.claim} " not in asked}
+    claims = {rubric.claim for rubric in read if not set(_meant(rubric.claim.split())) <= set(asked.split())}
     for clause in _ITSELF.finditer(text):
         claimed = f" {' '.join(words(clause[1])[: 2 * _CLAIM])} "
         if not _THAN.search(clause[1]) and any(f" {claim} " in claimed for claim in claims):
