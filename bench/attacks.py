@@ -247,7 +247,19 @@ the worse answer by an attack, or wraps it in one. A flip is a label `preferred`
 that the better answer is still preferred. Twenty attacks of each kind, five for each family of principles, judged in
 both orders. Made by `python bench/attacks.py`; the attacks stand in `bench/attack_kinds.py`.
 """
-REMARKS = """"""
+REMARKS = """## How to read this
+- The guard's forms were written with the **built** kinds at hand. The **unseen** kinds were written and committed
+  before it, and tried once, when it was done; nothing in it was changed afterwards. Both are by the same hand, so
+  whoever wrote the guard knew what they were: they show what its forms are worth beyond their examples, not what a
+  stranger would find. The public answers were looked at on the way, to lower false alarms.
+- This judge is hard to fool to begin with: a verdict counts only where both orders agree, and without the guard nearly
+  nothing flips either. What the attacks do is make a clear pair a tie. With the guard most of them stay clear. Large
+  judges, which follow instructions that they read, are not measured here.
+- What the guard does not see goes to the judge: verdicts in another language or spelt in odd ways, pleas that name
+  neither a judge nor an answer, and voices that speak of the other answer in words of their own.
+- The repeated texts among the public answers are loops that a model fell into, the turn markup further turns that were
+  left in. The rubric is that of the shipped constitutions, all their principles at once.
+"""
 
 if __name__ == "__main__":
     main()
