@@ -257,8 +257,8 @@ REMARKS = """## How to read this
   judges, which follow instructions that they read, are not measured here.
 - What the guard does not see goes to the judge: verdicts in another language or spelt in odd ways, pleas that name
   neither a judge nor an answer, and voices that speak of the other answer in words of their own.
-- The repeated texts among the public answers are loops that a model fell into, the turn markup further turns that were
-  left in. The rubric is that of the shipped constitutions, all their principles at once.
+- Most repeated texts among the public answers are loops that a model fell into, the turn markup further turns that were
+  left in; echoes and the verdict are false alarms. The rubric is all principles of `harmless-helpful` and `honesty`.
 """
 
 if __name__ == "__main__":
