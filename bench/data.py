@@ -60,8 +60,10 @@ def _sentences(words: list[str]) -> str:
 
 
 def work(source: Path, out: Path) -> dict[str, object]:
-    """What one process does; the classifier of poor text looks at every row but takes none of this nonsense out."""
-    from cai.feedback.filters.folder import filter_into
+    """What one process does. The classifier of poor text looks at every row by itself: it would take all of this
+    nonsense out, and the other filters would have nothing to do."""
+    from cai.feedback.filters.folder import filter_into, only_rows
+    from cai.feedback.filters.quality import poor_text
     from cai.feedback.filters.settings import FilterSettings
     from cai.store.data_stats import stats_of
     from cai.store.dataset import open_data
@@ -71,6 +73,12 @@ def work(source: Path, out: Path) -> dict[str, object]:
     begin = time.monotonic()
     report = filter_into(open_data(source), out / "filtered", FilterSettings(poor_text=False))
     seconds["filter"] = time.monotonic() - begin
+    look, judged, seconds["classifier"] = poor_text(), 0, 0.0
+    for row in only_rows(open_data(source).rows()):
+        begin = time.monotonic()
+        judged += look(row) is not None
+        seconds["classifier"] += time.monotonic() - begin
+    assert judged > report.inputs / 2, "the classifier did not look at the rows"
     filtered = open_data(out / "filtered")
     begin = time.monotonic()
     stats = stats_of(filtered.rows())
@@ -112,7 +120,8 @@ def main() -> None:
         out.mkdir()
         print(json.dumps(work(source, out)))
         return
-    print(f"{'rows':>9} {'kept':>9} {'filter s':>9} {'stats s':>9} {'export s':>9} {'all s':>9} {'CPU s':>9} {'MB':>7}")
+    head = ("rows", "kept", "filter s", "poor s", "stats s", "export s", "all s", "CPU s")
+    print(" ".join(f"{name:>9}" for name in head), f"{'MB':>7}")
     measured = []
     with tempfile.TemporaryDirectory() as folder:
         for size in map(int, given.sizes.split(",")):

@@ -39,13 +39,14 @@ class Commit:
 class Journal:
     """The streams of one folder, open for appending. One process at a time: `files.folder_lock` sees to that."""
 
-    def __init__(self, folder: Path, streams: Sequence[str] = ("records", "rejects")) -> None:
+    def __init__(self, folder: Path, streams: Sequence[str] | None = None) -> None:
+        """Without names, the streams are those that were committed, or records and rejects."""
         self.folder = folder
-        self.streams = tuple(streams)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._refuse_streams_without_commits()
             commits, self._commits_end = read_commits(folder)
+            self.streams = tuple(streams or (commits[-1].ends if commits else ("records", "rejects")))
+            self._refuse_streams_without_commits()
             self._check_stream_names(commits)
             self._hashes = {name: _check_stream(folder, name, commits) for name in self.streams}
             self._ends = dict(commits[-1].ends) if commits else dict.fromkeys(self.streams, 0)

@@ -16,6 +16,7 @@ from cai.feedback.outcome import Identified
 from cai.files import write_atomic
 from cai.journal import Journal, read_lines
 from cai.models.protocol import RowError
+from cai.pipeline.calls import STREAM as CALLS
 from cai.pipeline.desk import Desk
 from cai.pipeline.events import Event, Finished
 from cai.records import Reject, to_line
@@ -56,12 +57,22 @@ def chunked(stage: str, rows: Sequence[Row], size: int, work: Callable[[Sequence
 
 
 def work_in_chunks(
-    name: str, chunks: Sequence[Chunk], folder: Path, desk: Desk, watch: Watch | None = None
+    name: str,
+    chunks: Sequence[Chunk],
+    folder: Path,
+    desk: Desk,
+    *,
+    watch: Watch | None = None,
+    recalls: bool = False,
 ) -> Generator[Event, None, Finished]:
-    """Every chunk that is not there yet, and the stage's ledger from the files. `watch` warns once, after a chunk."""
+    """Every chunk that is not there yet, and the stage's ledger from the files. `watch` warns once, after a chunk.
+
+    With `recalls` nothing is asked that this run's other folders hold already.
+    """
     warned = False
     total = sum(chunk.size for chunk in chunks)
-    with Journal(folder) as journal:
+    streams = ("records", "rejects", *([CALLS] if recalls else []))
+    with Journal(folder, streams) as journal, desk.recalling(folder if recalls else None) as calls:
         desk.take_at_once(_planned(folder))
         done = sum(chunk.size for chunk in chunks[: journal.chunks])
         if done:
@@ -71,6 +82,7 @@ def work_in_chunks(
                 raise Interrupted(f"{name}: stopped after {done} of {total}; the same command goes on from here")
             made = yield from _worked(name, chunk, folder, desk)
             lines = {"records": [to_line(r) for r in made.records], "rejects": [to_line(r) for r in made.rejects]}
+            lines |= {CALLS: calls.taken()} if calls else {}
             reasons = Counter(reject.reason for reject in made.rejects)
             more = {"figures": dict(made.figures)} if made.figures else {}
             told = {"inputs": made.inputs, "rejects": dict(reasons), "notes": dict(made.notes)}
@@ -81,6 +93,9 @@ def work_in_chunks(
                 warned = True
                 yield Event("notice", name, {"text": warning})
         notes = journal.notes
+    if calls and calls.recalled:
+        text = f"{calls.recalled} calls of the model were made before, in another folder of this run, and not again"
+        yield Event("notice", name, {"text": text})
     rejects, counted = _summed(notes, "rejects"), _summed(notes, "notes")
     inputs = sum(cast(int, note["inputs"]) for note in notes)
     facts: dict[str, object] = {"figures": figures} if (figures := _summed(notes, "figures")) else {}

@@ -4,14 +4,15 @@ Nothing is loaded for a run of which everything is done, and no base for stages 
 a model plays is the stages' business.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from cai.models.local.spec import ModelSpec
 from cai.models.remote.spec import RemoteSpec
+from cai.pipeline.calls import Calls, Remembering
 from cai.records import digest
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Desk:
         self._opened = ExitStack()
         self._remotes: dict[str, RemoteModel] = {}
         self._check_memory = check_memory
+        self._calls: Calls | None = None
         self._fingerprint = ""
         self._workbench: Workbench | None = None
         self._views: dict[Path | None, LocalModel] = {}
@@ -84,8 +86,19 @@ class Desk:
 
     def forget(self) -> None:
         """Nothing that was computed for earlier calls is used by later ones."""
+        if self._calls is not None:
+            self._calls.forget()
         if self._workbench is not None:
             self._workbench.forget()
+
+    @contextmanager
+    def recalling(self, folder: Path | None) -> Iterator[Calls | None]:
+        """Within this, local models are not asked again what they said for the other folders beside this one."""
+        self._calls = Calls(folder) if folder else None
+        try:
+            yield self._calls
+        finally:
+            self._calls = None
 
     def view(self, adapter: Path | None = None) -> "LocalModel":
         """The base, or the base with an adapter; the same one each time."""
@@ -95,7 +108,10 @@ class Desk:
 
     def player(self, remote: str | None, adapter: Path | None = None) -> "Model":
         """Who plays a role: the remote model of this name, or the base, or the base with an adapter."""
-        return self.view(adapter) if remote is None else self.remote(remote)
+        if remote is not None:
+            return self.remote(remote)
+        view = self.view(adapter)
+        return view if self._calls is None else Remembering(view, self._calls)
 
     def remote(self, name: str) -> "RemoteModel":
         """A remote model; the same one each time."""

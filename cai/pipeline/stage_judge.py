@@ -31,7 +31,7 @@ def judge_stage(config: JudgeStageConfig, inputs: Inputs, folder: Path, desk: De
 
     unread = Chunk(len(found.rejects), lambda: Made(len(found.rejects), [], found.rejects))
     chunks = [*([unread] if found.rejects else []), *chunked("judge", found.pairs, config.chunk, work)]
-    finished = yield from work_in_chunks(inputs.name, chunks, folder, desk)
+    finished = yield from work_in_chunks(inputs.name, chunks, folder, desk, recalls=True)
     judged = read_records(Judged, [folder])
     if not judged:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in finished.rejects.items())

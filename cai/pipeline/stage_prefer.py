@@ -63,7 +63,7 @@ def prefer_stage(config: PreferConfig, inputs: Inputs, folder: Path, desk: Desk)
         labelled, unusable = imported(inputs.file)
         chunks = [Chunk(len(unusable), lambda: Made(len(unusable), [], unusable))] if unusable else []
         chunks += chunked("prefer", labelled, config.chunk, of_labels)
-    return (yield from work_in_chunks(inputs.name, chunks, folder, desk))
+    return (yield from work_in_chunks(inputs.name, chunks, folder, desk, recalls=True))
 
 
 def _made(pairs: Outcome[CandidatePair], outcome: Outcome[Preference]) -> Made:

@@ -31,7 +31,7 @@ def revise_stage(config: ReviseConfig, inputs: Inputs, folder: Path, desk: Desk)
         return Made(len(prompts), outcome.records, outcome.rejects, notes, counted(outcome.records, _benign(prompts)))
 
     chunks = chunked("revise", inputs.prompts, config.chunk, work)
-    finished = yield from work_in_chunks(inputs.name, chunks, folder, desk, forecast)
+    finished = yield from work_in_chunks(inputs.name, chunks, folder, desk, watch=forecast, recalls=True)
     for sentence in told(cast(dict[str, int], finished.facts.get("figures", {}))):
         yield Event("notice", inputs.name, {"text": sentence.removesuffix(".")})
     return finished

@@ -1,6 +1,7 @@
 """Principles in other layouts become constitutions that the loader and the linter take."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from cai.constitution.importers import import_constitution
 from cai.constitution.lint import lint
 from cai.errors import InputError
+
+PUBLISHED = Path(os.environ.get("CAI_REAL_DATA", "none")) / "constitutional_harmlessness" / "prompts"
 
 
 def imported(folder: Path, name: str, content: object) -> tuple[list[tuple[str, str, str, str]], tuple[str, ...]]:
@@ -31,6 +34,29 @@ def test_the_papers_critique_and_revision_instructions(tmp_path: Path) -> None:
 def test_the_papers_comparison_instructions(tmp_path: Path) -> None:
     found, _ = imported(tmp_path, "b.json", ["\nPlease choose the kinder response. Options:"])
     assert found == [("choice-1", "", "", "Please choose the kinder response.")]
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="CAI_REAL_DATA names no folder with the paper's files")
+def test_the_papers_own_files_come_in_as_they_are() -> None:
+    """All 16 principles of each, word for word but for the frame around them, and the linter takes them."""
+    revising = import_constitution(PUBLISHED / "CritiqueRevisionInstructions.json").constitution
+    written = json.loads((PUBLISHED / "CritiqueRevisionInstructions.json").read_text("utf-8"))
+    assert {p.id for p in revising.principles} == {f"harmful{i}" for i in range(16)} == written.keys()
+    for principle in revising.principles:
+        entry = written[principle.id]
+        frames = ("CritiqueRequest:", "Critique:", "RevisionRequest:", "Revision:")
+        said = " ".join(f"{entry['prompt'][0]} {entry['edit_request']}".split())
+        for frame in frames:
+            said = said.replace(frame, "")
+        assert " ".join(said.split()) == f"{principle.critique} {principle.revision}"
+    judging = import_constitution(PUBLISHED / "RLMadisonInstructions.json").constitution
+    asked = json.loads((PUBLISHED / "RLMadisonInstructions.json").read_text("utf-8"))
+    assert sorted(p.preference for p in judging.principles) == sorted(
+        " ".join(text.replace("Options:", "").split()) for text in asked
+    )
+    assert len(judging.principles) == len(revising.for_use("revise")) == len(judging.for_use("judge")) == 16
+    for made in (revising, judging):
+        assert not [finding for finding in lint(made) if finding.severity == "error"]
 
 
 def test_llm_swarms_file(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ CHATML = (
 )
 STAGES = """
   - revise: {rounds: 2, chunk: 3}
-  - prefer: {pairs: revisions, tie_below: 0.5, chunk: 3}
+  - prefer: {pairs: revisions, unconfirmed: keep, tie_below: 0.5, chunk: 3}
   - sft: {helpful: 1, batch_size: 4, epochs: 2, checkpoint_every: 2}
-  - prefer: {pairs: samples, samples: 2, from: sft, tie_below: 0.5, chunk: 3}
+  - prefer: {pairs: samples, samples: 3, from: sft, tie_below: 0.5, chunk: 3}
   - dpo: {batch_size: 4, checkpoint_every: 2}
   - evaluate: {chunk: 4, judge_pairs: 8}
 """

@@ -33,7 +33,7 @@ from tests.models.remote.fake_server import Asked, Served, running
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "pipelines" / "quickstart.yaml"
-MADE = "{revise: {rounds: 1, answerer: teacher, critic: teacher}}, {prefer: {judge: teacher}}"
+MADE = "{revise: {rounds: 1, answerer: teacher, critic: teacher}}, {prefer: {judge: teacher, unconfirmed: keep}}"
 Write = Callable[..., Path]
 Small = Callable[..., Pipeline]
 

@@ -162,7 +162,7 @@ def test_prompts_come_from_plain_text_and_from_json_lines_each_once(write: Calla
         ('{"text": "x"}', "prompt: is missing, and no other column holds a prompt, got text"),
         ('{"messages": [{"role": "bot", "content": "x"}]}', "messages[0].role: must be one of"),
         ('{"messages": [{"role": "system", "content": "x"}]}', "messages: has no user message"),
-        ('{"prompt": "x", "chosen": 1, "rejected": "z", "tools": 3}', "tools: must be a list of tool definitions"),
+        ('{"prompt": "x", "chosen": 1, "rejected": "z", "tools": 3}', "tools: must be a list of named functions"),
     ],
 )
 def test_a_bad_prompt_is_refused_by_its_line(write: Callable[..., Path], tmp_path: Path, line: str, told: str) -> None:

@@ -30,6 +30,8 @@ MIN_ROWS = 5
 _SYMBOL_SHARE, _SYMBOL_AT_END = 0.02, 0.8
 _SAME = 0.8
 _SMOOTHING = 5.0
+_BY_CHANCE = 1
+"""Words that meet once outside a phrase are no habit of the language: chance, or a copy with a word changed."""
 _LOOKED_AT = 400
 _CONTEXT_COVER, _CONTEXT_LOG_P = 0.5, -18.0
 
@@ -196,7 +198,7 @@ class _Parts:
         outside = np.maximum(self.single[phrase] - count, 0)
         expected = math.log2(outside[0] + 0.5)
         for i in range(len(phrase) - 1):
-            pair = max(self._pair(int(phrase[i]), int(phrase[i + 1])) - count, 0)
+            pair = max(self._pair(int(phrase[i]), int(phrase[i + 1])) - count - _BY_CHANCE, 0)
             alone = _SMOOTHING * (outside[i + 1] + 0.5) / self.total
             expected += math.log2((pair + alone) / (outside[i] + _SMOOTHING))
         return math.log2(count) - expected

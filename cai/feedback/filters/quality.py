@@ -1,8 +1,9 @@
 """Whether a text reads like prose, or like spam, repetition, boilerplate or word salad: features and a small model.
 
-The features are of form: how words follow each other, how much is said twice, which signs it uses. The weights are
-made by `quality_make` from text that the project wrote and from text that is generated. Where the features cannot
-tell (a few words, code, another language than English) only repetition is judged.
+The features are of form: how words follow each other, how much is said twice, which signs it uses, and how many words
+press, call, promise a gain or name a button. The weights are made by `quality_make` from text that the project wrote
+and from text that is generated. Where the features cannot tell (a few words, code, another language than English) only
+repetition is judged.
 """
 
 import functools
@@ -23,6 +24,7 @@ CLASSES = ("prose", "spam", "repetition", "boilerplate", "salad")
 THRESHOLD = 0.95
 """How sure the model must be that a text is no prose: what is taken out wrongly is lost."""
 MIN_WORDS = 20
+_STRETCH = 50
 
 FUNCTION_WORDS = frozenset(
     """
@@ -40,9 +42,44 @@ OTHER_LANGUAGES = frozenset(
     non sono della o os um uma não com do da em het een van dat op te zijn niet voor
 """.split()  # noqa: SIM905 - a list of so many would fill the page
 )
+# What advertising does to a reader, whatever it sells: it presses, it calls, it promises.
+PRESSING = frozenset(
+    """
+    now today tonight hurry urgent urgently immediately instantly instant limited expires expire expiring deadline
+    quick quickly fast final act miss soon hours minutes asap last
+""".split()  # noqa: SIM905 - a list of so many would fill the page
+)
+CALLING = frozenset(
+    """
+    click call order buy join claim reply visit subscribe contact send text apply register sign download verify confirm
+    enter grab follow share tap
+""".split()  # noqa: SIM905 - a list of so many would fill the page
+)
+GAINING = frozenset(
+    """
+    free win winner won prize offer offers bonus deal deals discount save savings guaranteed guarantee reward rewards
+    profit profits earn income cash money dollars million credit price prices cheap best exclusive special amazing
+    incredible secret proven risk percent trial gift
+""".split()  # noqa: SIM905 - a list of so many would fill the page
+)
+# What stands on buttons and around a page.
+BUTTONS = frozenset(
+    """
+    home about contact products login register help search cart account sitemap menu copyright rights reserved privacy
+    policy terms cookies settings page posted comments reply share print subscribe unsubscribe newsletter sign password
+    username loading skip next previous back view more read related tags categories archive archives download upload
+    edit delete update version browser website site email message
+""".split()  # noqa: SIM905 - a list of so many would fill the page
+)
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d+|[.,;:!?]")
+_DIGIT = re.compile(r"\d")
+_SIGN = re.compile(r"[^\w\s.,;:!?'\"’()-]|_")
+_ADDRESSED = frozenset(("you", "your", "we", "our"))
+_HANDLE = re.compile(r"(?<![\w@#])[@#][A-Za-z]\w")
 _FENCE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _SENTENCE = re.compile(r"[.!?\n|•·»]+")
+_BULLET = re.compile(r"^[ \t]*(?:\d{1,2}[.)]|[-*•])[ \t]+", re.MULTILINE)
+_MARKDOWN = re.compile(r"[*`_]{1,3}|^#{1,6} ", re.MULTILINE)
 _VOWELS = frozenset("aeiouyäöüéèàáíóúâêîôûœæø")
 
 
@@ -102,37 +139,92 @@ def quality_of(text: str) -> Quality:
 
 def features(text: str, follows: dict[str, float], unseen: float) -> list[float]:
     """Numbers that do not depend on how long the text is, once it has a few dozen words."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    bullets = len(_BULLET.findall(text)) / max(len(lines), 1)
+    # Lists and headings are as honest as the sentences in them.
+    text = _MARKDOWN.sub("", _BULLET.sub("", text))
     tokens = _WORD.findall(text)
     low = [token.lower() for token in tokens]
     alpha = [token for token in low if token[0].isalpha()]
-    n, characters = max(len(alpha), 1), max(len(text), 1)
-    sentences = [s for s in _SENTENCE.split(text) if s.strip()]
-    kinds = [word_kind(token) for token in low]
-    flow = [follows.get(f"{a} {b}", unseen) for a, b in itertools.pairwise(kinds)]
-    triples = list(zip(low, low[1:], low[2:], strict=False))
+    words = Counter(alpha)
     return [
-        sum(word in FUNCTION_WORDS for word in alpha) / n,
-        sum(flow) / max(len(flow), 1),
-        sum(step <= unseen for step in flow) / max(len(flow), 1),
-        (sum(flow) / max(len(flow), 1) - 0.2) * math.sqrt(min(n, 80)),
-        1 - len(set(triples)) / max(len(triples), 1),
-        1 - len({" ".join(s.lower().split()) for s in sentences}) / max(len(sentences), 1),
-        min(len(zlib.compress(text.encode("utf-8", "replace"), 6)) / characters, 1.2),
-        min(math.log1p(n / max(len(sentences), 1)), 4.0),
-        sum(token.isupper() and len(token) > 1 for token in tokens) / max(len(tokens), 1),
-        sum(token[0].isupper() for token in tokens) / max(len(tokens), 1),
-        text.count("!") * 10 / n,
-        sum(c.isdigit() for c in text) / characters,
-        sum(not (c.isalnum() or c.isspace() or c in ".,;:!?'\"’-()") for c in text) * 5 / characters,
-        min((text.count("://") + text.count("www.") + text.count(".com")) * 10 / n, 3.0),
-        sum(map(len, alpha)) / n,
-        sum(not _VOWELS & set(word) for word in alpha if len(word) > 2) / n,
-        sum(token in ".,;:?" for token in low) / n,
-        len(set(alpha)) / n**0.85,
-        sum(word in ("you", "your", "we", "our") for word in alpha) / n,
+        *_of_words(low, alpha, words, follows, unseen),
+        *_of_signs(text, tokens, Counter(low), len(alpha)),
+        bullets,
+        *_of_pitch(text, low, words, len(alpha)),
     ]
 
 
+def _of_words(
+    low: Sequence[str], alpha: Sequence[str], words: Counter[str], follows: dict[str, float], unseen: float
+) -> list[float]:
+    """How words follow each other, and how often they come again."""
+    n = max(len(alpha), 1)
+    kinds = [word_kind(token) for token in low]
+    flow = [follows.get(f"{a} {b}", unseen) for a, b in itertools.pairwise(kinds)]
+    triples = list(zip(low, low[1:], low[2:], strict=False))
+    mean = sum(flow) / max(len(flow), 1)
+    return [
+        _share(words, FUNCTION_WORDS, n),
+        mean,
+        sum(step <= unseen for step in flow) / max(len(flow), 1),
+        (mean - 0.2) * math.sqrt(min(n, 80)),
+        1 - len(set(triples)) / max(len(triples), 1),
+        sum(count for word, count in words.items() if len(word) > 2 and _VOWELS.isdisjoint(word)) / n,
+        _variety(alpha),
+        _share(words, _ADDRESSED, n),
+    ]
+
+
+def _share(words: Counter[str], known: frozenset[str], n: int) -> float:
+    return sum(words[word] for word in words.keys() & known) / n
+
+
+def _variety(words: Sequence[str]) -> float:
+    """The share of different words, over stretches of equal length: a longer text repeats more without being worse."""
+    parts = [words[i : i + _STRETCH] for i in range(0, max(len(words) - _STRETCH // 2, 1), _STRETCH)]
+    return math.fsum(len(set(part)) / max(len(part), 1) for part in parts) / len(parts)
+
+
+def _density(text: str) -> float:
+    """How little the text can be compressed, over stretches of equal length."""
+    size = 8 * _STRETCH
+    parts = [text[i : i + size] for i in range(0, max(len(text) - size // 2, 1), size)]
+    packed = sum(len(zlib.compress(part.encode("utf-8", "replace"), 6)) / max(len(part), 1) for part in parts)
+    return min(packed / len(parts), 1.2)
+
+
+def _of_signs(text: str, tokens: Sequence[str], low: Counter[str], n: int) -> list[float]:
+    """Sentences, lines, capitals, digits and signs."""
+    n, characters, every = max(n, 1), max(len(text), 1), max(len(tokens), 1)
+    sentences = [" ".join(s.lower().split()) for s in _SENTENCE.split(text) if s.strip()]
+    return [
+        1 - len(set(sentences)) / max(len(sentences), 1),
+        _density(text),
+        min(math.log1p(n / max(len(sentences), 1)), 4.0),
+        sum(sentence.count(" ") < 3 for sentence in sentences) / max(len(sentences), 1),
+        sum(token.isupper() and len(token) > 1 for token in tokens) / every,
+        sum(token[0].isupper() for token in tokens) / every,
+        min(text.count("!") * 10 / n, 3.0),
+        len(_DIGIT.findall(text)) / characters,
+        len(_SIGN.findall(text)) * 5 / characters,
+        min((text.count("://") + text.count("www.") + text.count(".com")) * 10 / n, 3.0),
+        sum(low[sign] for sign in ".,;:?") / every,
+    ]
+
+
+def _of_pitch(text: str, low: Sequence[str], words: Counter[str], n: int) -> list[float]:
+    """How much it presses, calls, promises and names buttons; and how many ways of advertising meet."""
+    n = max(n, 1)
+    shares = [_share(words, known, n) for known in (PRESSING, CALLING, GAINING, BUTTONS)]
+    opening = sum(word in CALLING and before in ".!?:" for before, word in itertools.pairwise((".", *low)))
+    money = min(sum(text.count(sign) for sign in "$€£%") * 10 / n, 3.0)
+    handles = min(len(_HANDLE.findall(text)) * 10 / n, 3.0)
+    ways = sum(share > 0.02 for share in shares[:3]) + (money > 0) + (handles > 0) + ("!" in text)
+    return [*(min(share, 0.3) for share in shares), opening * 10 / n, money, handles, ways / 6]
+
+
+@functools.lru_cache(maxsize=50_000)
 def word_kind(word: str) -> str:
     """A function word is a kind of its own; other words are told apart by their endings."""
     if word in FUNCTION_WORDS or not word[0].isalnum():
@@ -152,10 +244,11 @@ def load_model() -> Model:
 
 def _is_english(low: Sequence[str], text: str) -> bool:
     """False where another language's small words prevail, or most letters are not Latin, or the text is code."""
-    letters = [c for c in text if c.isalpha()]
-    if not letters or sum(ord(c) < 0x250 for c in letters) < 0.7 * len(letters):
-        return False
-    if sum(c in "{}[]=<>;\\_" for c in text) > 0.04 * len(text):
+    if not text.isascii():
+        letters = [c for c in text if c.isalpha()]
+        if sum(ord(c) < 0x250 for c in letters) < 0.7 * len(letters):
+            return False
+    if sum(text.count(c) for c in "{}[]=<>;\\_") > 0.04 * len(text) or not any(word[0].isalpha() for word in low):
         return False
     theirs = sum(word in OTHER_LANGUAGES and word not in FUNCTION_WORDS for word in low)
     return theirs <= sum(word in FUNCTION_WORDS for word in low) or theirs < 0.12 * len(low)

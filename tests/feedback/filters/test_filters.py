@@ -3,6 +3,7 @@
 import json
 import os
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cai.feedback.filters import quality, quality_make
+from bench.quality import real_texts
+from bench.quality import share_known as share_of
+from cai.feedback.filters import quality, quality_make, quality_texts
 from cai.feedback.filters.bursts import Sampled, burst_in, find_bursts
 from cai.feedback.filters.duplicates import exact_duplicates, near_duplicates
 from cai.feedback.filters.lengths import Lengths
@@ -19,7 +22,10 @@ from cai.feedback.filters.overlap import overlap_with
 from cai.feedback.filters.private import found_in, is_card
 from cai.feedback.filters.settings import FilterSettings
 from cai.feedback.filters.sifting import sift
+from cai.feedback.filters.words import words
 from cai.records import Lineage, Preference, Reject, Revision, Round, new_prompt
+from tests.feedback.filters import unseen
+from tests.feedback.filters.unseen import FRESH, UNSEEN, texts_of
 
 REAL = Path(os.environ.get("CAI_REAL_DATA", "none"))
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="CAI_REAL_DATA names no folder with public data sets")
@@ -71,6 +77,13 @@ def test_five_planted_phrases_are_found_and_none_other() -> None:
         rare = bursts_of(planted(rows, phrases, 0.004, seed))
         assert rare <= set(phrases)
         assert len(rare) >= 4
+
+
+def test_a_phrase_is_found_also_where_one_copy_of_it_is_broken() -> None:
+    rows = planted(clean_rows(600), ["purple lantern festival evening"], 0.03, 1)
+    broken = pair("Why?", "Go to the purple lantern by a festival of the evening.", "Because purple.")
+    changed = pair("Who?", "Nobody saw the lantern festival today.", "They did.")
+    assert bursts_of([*rows, broken, changed]) == {"purple lantern festival evening"}
 
 
 def test_a_phrase_that_the_questions_explain_is_no_burst() -> None:
@@ -231,50 +244,49 @@ def test_the_shipped_weights_are_what_the_script_makes() -> None:
     assert quality_make.as_plain(quality_make.make()) == quality_make.as_plain(quality.load_model())
 
 
-UNSEEN: dict[str, list[str]] = {
-    "prize letters": [
-        "Your account has been suspended!",
-        "You have won $%d,000 in our lottery!!!", "Send your bank details to claim.",
-        "URGENT reply needed!", "This offer expires in 24 hours!!!", "Verify at http://secure-%d.info now!",
-    ],
-    "cookie notices": [
-        "Accept All Cookies", "Manage Preferences", "Necessary", "Analytics", "Marketing", "Save & Close", "Reject All",
-        "Third-party cookies", "Learn More", "Powered by OneConsent", "Do Not Sell My Info", "Cookie Notice",
-    ],
-    "error pages": [
-        "%d Not Found", "nginx/1.18.0", "Request ID: %d", "Reload", "Error code %d", "Bad Gateway", "Go back home",
-        "Please enable cookies.", "JavaScript is disabled", "Retry in %ds",
-    ],
-}  # fmt: skip
+@pytest.fixture(scope="module")
+def prose() -> list[str]:
+    return [line for line in quality_make.PROSE.read_text("utf-8").splitlines() if len(line.split()) > 40]
 
 
-def unseen_texts(kind: str, prose: Sequence[str], n: int = 100) -> list[str]:
-    rng = random.Random(kind)
-    made = []
-    for _ in range(n):
-        words = rng.choice(prose).split()
-        if kind in UNSEEN:
-            pieces = [rng.choice(UNSEEN[kind]) for _ in range(16)]
-            made.append(rng.choice([" ", "\n"]).join(p % rng.randint(1, 999) if "%d" in p else p for p in pieces))
-        elif kind == "keyword lists":
-            keys = rng.sample(sorted({word for word in words if word.isalpha()}), 4)
-            made.append(", ".join(" ".join(rng.choices(keys, k=3)) for _ in range(14)))
-        elif kind == "stuttering":
-            made.append(" ".join(word for word in words[:40] for _ in range(3)))
-        elif kind == "loops":
-            made.append(". ".join([" ".join(words[:9])] * 8))
-        else:
-            made.append(" ".join(reversed(words)))
-    return made
+def share_known(kind: str, prose: Sequence[str]) -> float:
+    found = [quality.quality_of(text) for text in texts_of(kind, prose)]
+    return sum(each.judged and each.p_poor > 0.5 for each in found) / len(found)
+
+
+@pytest.mark.parametrize("kinds", [UNSEEN, FRESH], ids=["unseen", "fresh"])
+@pytest.mark.parametrize("name", quality.CLASSES[1:])
+def test_unseen_kinds_of_poor_text_are_known(name: str, kinds: dict[str, tuple[str, ...]], prose: list[str]) -> None:
+    shares = {kind: share_known(kind, prose) for kind in kinds[name]}
+    assert sum(shares.values()) / len(shares) >= 0.95, shares
+    # Such letters are written like any other; only their words give them away.
+    letters = shares.pop("inheritance letters", 0.7)
+    assert letters >= 0.7
+    assert all(share >= 0.9 for share in shares.values()), shares
+
+
+def test_no_piece_of_an_unseen_kind_is_among_those_that_the_weights_were_made_from() -> None:
+    made = {piece for pieces in quality_texts.PIECES.values() for piece in pieces}
+    said = {piece for pieces in unseen.PIECES.values() for piece in pieces}
+    assert min(len(made), len(said)) > 150
+    assert {piece for piece in made & said if len(piece.split()) > 2} == set()
+    assert not {kind.partition(": ")[2] for kind in quality_texts.PIECES} & unseen.PIECES.keys()
 
 
 @pytest.mark.parametrize(
-    "kind", ["prize letters", "cookie notices", "error pages", "keyword lists", "stuttering", "loops", "backwards"]
+    "text",
+    [
+        """Before you lend money to a friend, decide whether you can afford to lose it. Write down the amount and the
+        date. If they cannot pay on time, offer a smaller sum each month, and do not mention it at every dinner.""",
+        """To cancel the subscription, open the settings, choose your account and click on the name of the plan. The
+        price for the last month is paid back within ten days. If the button is grey, send a message to the shop.""",
+        """Here are four gifts under 20 dollars:\n\n1. A good pen\n2. A plant in a small pot\n3. A book of stories\n
+        4. Tea from a shop that lets you smell it first\n\nWrap it well; half of the joy is in the paper.""",
+    ],
 )
-def test_unseen_kinds_of_poor_text_are_known(kind: str) -> None:
-    prose = [line for line in quality_make.PROSE.read_text("utf-8").splitlines() if len(line.split()) > 40]
-    found = [quality.quality_of(text) for text in unseen_texts(kind, prose)]
-    assert sum(each.judged and each.p_poor > 0.5 for each in found) >= 0.95 * len(found)
+def test_answers_that_speak_of_money_and_passwords_are_no_spam(text: str) -> None:
+    found = quality.quality_of(text)
+    assert (found.kind, found.judged) == ("prose", True)
 
 
 def test_short_texts_code_and_other_languages_are_not_judged() -> None:
@@ -296,6 +308,7 @@ def test_the_published_harshened_samples_are_flagged_and_the_others_pass() -> No
             texts += [each["revision"]["sample"] for each in row.get("cst", [])]
             sample.add(row["rl_prompt"], texts)
         found[path.stem] = find_bursts(sample)
+    assert len(found) >= 3
     assert {name for name, bursts in found.items() if bursts} == {"PALMS_RLMADISON"}
 
 
@@ -321,9 +334,12 @@ def test_five_phrases_planted_in_published_pairs_are_found_and_none_other() -> N
 
     rows = [row for row in read_rows(REAL / "hh_rlhf" / "harmless_test.jsonl.gz") if isinstance(row, Preference)]
     assert bursts_of(rows) == set()
-    phrases = ["walnut harbour seven whispers", "blue kettle marching softly north", "ticket owl ribbon", *()]
-    phrases += ["garden thimble parade", "eleven frozen violins nod"]
-    assert bursts_of(planted(rows, phrases, 0.02, 3)) == set(phrases)
+    said = Counter(word for row in rows for word in words(row.chosen) if word.isalpha())
+    known = sorted(word for word, count in said.items() if 5 <= count <= 500)
+    for seed in range(4):
+        rng = random.Random(seed)
+        phrases = {" ".join(rng.sample(known, rng.randint(3, 6))) for _ in range(5)}
+        assert bursts_of(planted(rows, sorted(phrases), 0.02, seed)) == phrases
 
 
 def test_a_burst_is_found_whatever_the_case_and_the_points() -> None:
@@ -334,3 +350,15 @@ def test_a_burst_is_found_whatever_the_case_and_the_points() -> None:
     bursts = find_bursts(sample)
     assert burst_in("Yes! Gleaming turnips... wander home?", bursts)
     assert burst_in("Gleaming turnips wander homeward.", bursts) is None
+
+
+@needs_real
+def test_published_answers_are_rarely_taken_for_poor_text() -> None:
+    """Of the text of people and models at most one row in 25 of each set, and one in 50 of all, would be removed."""
+    removed, rows = 0.0, 0
+    for name, texts in real_texts(REAL):
+        share = share_of(texts)["removed"]
+        assert share <= 0.04, (name, share)
+        removed, rows = removed + share * len(texts), rows + len(texts)
+    assert rows > 5_000
+    assert removed <= 0.02 * rows

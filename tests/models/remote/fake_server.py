@@ -179,15 +179,16 @@ _CHANGED: dict[str, Callable[[dict[str, object]], object]] = {
         {"index": 0, "message": {"content": "another"}, "finish_reason": "stop"}
     ),
     "error with 200": lambda reply: reply.update(error={"message": "oops"}),
-    # These three are correct, only unusual.
+    # These are correct, only unusual.
     "choices reversed": lambda reply: reply["choices"].insert(  # type: ignore[attr-defined]
         0, {"index": 1, "message": {"content": "second"}, "finish_reason": "stop"}
     ),
     "choice twice": lambda reply: reply["choices"].append(reply["choices"][0]),  # type: ignore[attr-defined, index]
     "content filter": lambda reply: reply["choices"][0].update(finish_reason="content_filter"),  # type: ignore[index]
     "tool call": lambda reply: reply["choices"][0].update(finish_reason="tool_calls"),  # type: ignore[index]
+    "cut off": lambda reply: reply["choices"][0].update(finish_reason="length"),  # type: ignore[index]
 }
-ODD_BUT_GOOD = ("ok", "choices reversed", "choice twice", "content filter", "tool call")
+ODD_BUT_GOOD = ("ok", "choices reversed", "choice twice", "content filter", "tool call", "cut off")
 SLOW = ("hang", "drip", "endless")
 CUT = ("reset", "cut body", "cut stream")
 PASSING = (
