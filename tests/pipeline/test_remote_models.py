@@ -21,7 +21,10 @@ from tests.models.remote.fake_server import Asked, Served, running
 
 ROOT = Path(__file__).parents[2]
 CANARY = "sk-canary-5d20b7aa"
-STAGES = "[{revise: {rounds: 1, answerer: teacher, critic: teacher, chunk: 3}}, {prefer: {judge: teacher, unconfirmed: keep, chunk: 3}}]"
+STAGES = (
+    "[{revise: {rounds: 1, answerer: teacher, critic: teacher, chunk: 3}},"
+    " {prefer: {judge: teacher, unconfirmed: keep, chunk: 3}}]"
+)
 Write = Callable[..., Path]
 
 

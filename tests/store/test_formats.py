@@ -32,8 +32,7 @@ def prompts(draw: st.DrawFn, tools: bool = True) -> Prompt:
     messages.append(Message("user", draw(TEXT)))
     if tools and draw(st.booleans()):
         messages += [Message("assistant", "", (CALL,)), Message("tool", "blue", (), "c1")]
-        made = new_prompt(tuple(messages), "a source")
-        return Prompt(made.id, made.messages, (TOOL,), made.source)
+        return new_prompt(tuple(messages), "a source", tools=(TOOL,))
     return new_prompt(tuple(messages), "a source")
 
 
