@@ -19,6 +19,7 @@ PLAIN_SECONDS = 10.0
 """Plain lines about one stage come no closer together than this."""
 _TITLES = {
     "revise": "critique and revise",
+    "judge": "measure the judge",
     "prefer": "judge pairs",
     "filter": "filter",
     "sft": "fine-tune on revisions",
