@@ -217,7 +217,7 @@ class DpoStageConfig(DpoConfig):
     source: str | None = Field(default=None, alias="from")
     """What to train on from: `base`, an earlier training stage, or another run's (`quickstart/sft`); the last one
     before if not said."""
-    pairs: Literal["all", "revisions", "samples"] = "all"
+    pairs: Literal["all", "revisions", "samples", "imported"] = "all"
     """Which of the earlier preferences to train on."""
     min_p: Half = 0.5
     """Leave out pairs of which the judge was less sure than this."""
@@ -255,6 +255,11 @@ TRAINING = ("sft", "dpo")
 def style_of(config: StageConfig) -> Style:
     """How a stage words what it asks."""
     return config.style if isinstance(config, ReviseConfig | JudgingConfig) else "chat"
+
+
+def reasons(config: StageConfig) -> bool:
+    """Whether its judge thinks before it decides, and so is asked in further words."""
+    return isinstance(config, JudgingConfig) and config.reasoning > 0
 
 
 class PipelineSpec(BaseModel):
