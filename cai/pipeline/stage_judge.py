@@ -37,8 +37,8 @@ def judge_stage(config: JudgeStageConfig, inputs: Inputs, folder: Path, desk: De
         reasons = ", ".join(f"{reason} ({count})" for reason, count in finished.rejects.items())
         raise CaiError(f"{inputs.name}: none of {finished.inputs} labelled pairs came to a judgement: {reasons}")
     name = inputs.remotes.get("judge", BASE)
-    card = judge_card(judged, finished.rejects, name)
-    page = write_card(folder, card, name, config.data)
+    card = judge_card(judged, finished.rejects, (name, _model_of(inputs, desk)))
+    page = write_card(folder, card, name, inputs.file.name if inputs.file else config.data)
     lacking = shortfalls(card, config.require.model_dump(exclude_none=True))
     if lacking:
         remedy = f"the card is {page}; take another judge, mend the constitution, or ask for less under require"
@@ -49,3 +49,12 @@ def judge_stage(config: JudgeStageConfig, inputs: Inputs, folder: Path, desk: De
     )
     yield Event("notice", inputs.name, {"text": f"{text}; it agrees with itself in {card.consistency.share:.1%}"})
     return finished
+
+
+def _model_of(inputs: Inputs, desk: Desk) -> str:
+    """What the judge's maker calls it: data that names who wrote an answer names it like that."""
+    remote = inputs.remotes.get("judge")
+    if remote is not None:
+        return desk.remote_specs[remote].model
+    assert desk.spec is not None, inputs.name
+    return desk.spec.base
