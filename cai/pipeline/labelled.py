@@ -12,6 +12,8 @@ from cai.records import Preference, Reject
 from cai.store.formats.importing import read_rows
 from cai.store.formats.labels import LabelledPair, labelled_rows
 
+_REMEDY = "name a file of pairs, as `cai data import` reads them"
+
 
 @dataclass(frozen=True, slots=True)
 class LabelledSet:
@@ -54,8 +56,14 @@ def labelled_pairs(path: Path, limit: int, subset: str = "") -> LabelledSet:
     if not found.pairs:
         first = f"; the first: {found.rejects[0].detail}" if found.rejects else ""
         problem = f"holds no pair of which the better answer is known{first}"
-        raise InputError(str(path), problem, None, "name a file of pairs, as `cai data import` reads them")
+        raise InputError(str(path), problem, None, _REMEDY)
     return found
+
+
+def refuse_without_pairs(path: Path) -> None:
+    """Reads no further than to the first pair."""
+    if not any(isinstance(row, Preference) for row in read_rows(path)):
+        raise InputError(str(path), "holds no pair of answers", None, _REMEDY)
 
 
 def imported(path: Path) -> tuple[list[Preference], list[Reject]]:
