@@ -132,9 +132,8 @@ def test_a_judges_thoughts_stand_under_the_order_that_they_are_about(run: Path) 
 
 
 def test_a_pair_that_the_judge_was_measured_on_is_no_training_row(run: Path) -> None:
-    told = list(lines(trace(run, "aced000000000000")))
-    assert told == [
+    orders = "(shown first 0.900, shown second 0.600), preferred"
+    assert list(lines(trace(run, "aced000000000000"))) == [
         "row: aced000000000000",
-        "row/the judge was measured on it in 06-judge: p 0.750 for the answer known to be better "
-        "(shown first 0.900, shown second 0.600), preferred",
+        f"row/the judge was measured on it in 06-judge: p 0.750 for the answer known to be better {orders}",
     ]
