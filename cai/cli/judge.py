@@ -113,7 +113,8 @@ def label(
     if (judge is None) != (constitution is None):
         raise InputError("--judge", "a judge needs a constitution, and a constitution a judge", None, "give both")
     loaded = load_constitution(constitution) if constitution else None
-    pairs = [pair for name in dict.fromkeys(data) for pair in _labelled(name, limit, len(data) > 1, loaded).pairs]
+    sets = [_labelled(name, limit, len(data) > 1, loaded).pairs for name in dict.fromkeys(data)]
+    pairs = list({pair.id: pair for found in sets for pair in found}.values())
     before = labelled_before(out)
     waiting = [pair for pair in pairs if pair.id not in before]
     complain(f"{len(pairs) - len(waiting)} of {len(pairs)} labelled; 1 or 2 is better, t a tie, s skips, q ends")
@@ -154,12 +155,13 @@ def _measured(
 
     from cai.cli.opening import names_of
     from cai.errors import CaiError
-    from cai.feedback.judge_card import judge_card
+    from cai.feedback.judge_card import STAGE, judge_card
+    from cai.feedback.outcome import first_of_each
 
-    pairs: list[Known] = [pair for found in sets.values() for pair in found.pairs]
-    rejects = Counter(reject.reason for found in sets.values() for reject in found.rejects)
+    lost = [reject for found in sets.values() for reject in found.rejects]
+    pairs = first_of_each([pair for found in sets.values() for pair in found.pairs], STAGE, lost)
     outcome = _judged(pairs, constitution, judge, replies, settings)
-    rejects.update(reject.reason for reject in outcome.rejects)
+    rejects = Counter(reject.reason for reject in [*lost, *outcome.rejects])
     if not outcome.records:
         told = ", ".join(f"{reason} ({count})" for reason, count in rejects.items())
         raise CaiError(f"judge '{judge}': none of {len(pairs)} pairs came to a judgement: {told}")
