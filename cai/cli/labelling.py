@@ -10,6 +10,7 @@ from cai.cli.screen import console, spelled_out
 from cai.constitution.actions import said
 from cai.errors import InputError
 from cai.feedback.judge_card import Known
+from cai.records import content_id
 from cai.seeds import derive, shuffled, uniform
 from cai.statistics import cohen_kappa, share_interval
 from cai.store.formats.messages import as_messages
@@ -39,7 +40,7 @@ def label_pairs(pairs: Sequence[Known], path: Path, seed: int) -> None:
     order = shuffled(list(by_id), derive(seed, "labelling"))
     for number, name in enumerate(order, 1):
         pair = by_id[name]
-        better_first = uniform(derive(seed, "side", name), 0) < 0.5
+        better_first = _better_first(pair, seed)
         _show(pair, better_first, f"{number} of {len(order)}")
         key = _key()
         if key == "q":
@@ -71,6 +72,12 @@ def agreement(
     kappa = cohen_kappa(*([flag == side for flag, side in zip(flags, sides, strict=True)] for flags in (mine, named)))
     told = "unknown" if math.isnan(kappa) else f"{kappa:.2f}"
     yield f"κ {told}" + ("" if len(agreed) >= 50 else "; with fewer than 50 pairs that says little")
+
+
+def _better_first(pair: Known, seed: int) -> bool:
+    """The answers' own content and the seed decide which stands first: the label has no say in what is shown."""
+    first, second = sorted((pair.better, pair.worse), key=content_id)
+    return pair.better == (first if uniform(derive(seed, "side", pair.id), 0) < 0.5 else second)
 
 
 def _show(pair: Known, better_first: bool, place: str) -> None:
