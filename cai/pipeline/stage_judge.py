@@ -5,6 +5,7 @@ same command refuses it again at once.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cai.errors import CaiError, GateRefused
@@ -47,8 +48,9 @@ def judge_stage(config: JudgeStageConfig, inputs: Inputs, folder: Path, desk: De
     text = (
         f"judge '{name}' is right in {share.share:.1%} of {share.n} pairs, the longer answer in {card.longer_wins:.1%}"
     )
-    yield Event("notice", inputs.name, {"text": f"{text}; it agrees with itself in {card.consistency.share:.1%}"})
-    return finished
+    told = f"{text}; it agrees with itself in {card.consistency.share:.1%}"
+    yield Event("notice", inputs.name, {"text": told})
+    return replace(finished, facts={**finished.facts, "told": [told]})
 
 
 def _model_of(inputs: Inputs, desk: Desk) -> str:

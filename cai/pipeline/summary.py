@@ -109,7 +109,7 @@ def _stage_row(done: Done) -> StageRow:
     counts, facts = done.manifest.counts, done.manifest.facts
     rejects, notes = (cast(dict[str, int], facts[key]) for key in ("rejects", "notes"))
     stage, sums = done.stage, (counts["inputs"], counts["outputs"])
-    sentences = told(cast(dict[str, int], facts.get("figures", {})))
+    sentences = (*told(cast(dict[str, int], facts.get("figures", {}))), *cast(list[str], facts.get("told", [])))
     return StageRow(stage.number, stage.kind, done.manifest.digest, *sums, rejects, notes, sentences)
 
 
