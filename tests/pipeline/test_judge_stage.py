@@ -4,6 +4,7 @@ The embedded model judges here; the gate, and an endpoint as the judge, are `tes
 """
 
 import json
+import re
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -231,3 +232,23 @@ def test_dpo_may_take_the_pairs_that_were_brought_along(path: Path) -> None:
     assert pipeline.stages[2].sources.preferences == (1,)
     work = works_of(pipeline, token_counter(FOLDER))[2]
     assert (work.inputs, work.kind) == (20, "dpo")
+
+
+@pytest.mark.parametrize(
+    ("guide", "holding", "kinds"),
+    [
+        ("judges.md", "above_length", ["judge", "revise", "prefer"]),
+        ("pipelines.md", "unconfirmed: keep", ["judge", "prefer", "prefer", "prefer"]),
+    ],
+)
+def test_the_stages_of_the_guides_are_sound(path: Path, guide: str, holding: str, kinds: list[str]) -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / guide).read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    [block] = [text for text in blocks if holding in text]
+    stages = block.removeprefix("stages:\n")
+    if "revise" not in stages:
+        stages = "  - revise\n" + stages
+        kinds = ["revise", *kinds]
+    text = path.read_text("utf-8").partition("stages:")[0]
+    guided = path.with_name(f"{guide}.yaml")
+    guided.write_text(f"{text}stages:\n{stages}", "utf-8")
+    assert [stage.kind for stage in load_pipeline(guided).stages] == kinds
