@@ -82,7 +82,8 @@ class Verdict:
     p_first: float
     p_first_swapped: float
     reasons: tuple[str, ...] = ()
-    """What the judge thought before it decided, where it was asked to: as many texts about either order."""
+    """What the judge thought before it decided, where it was asked to: as many texts about either order, those with the
+    answer shown first before the others."""
 
     @property
     def p(self) -> float:
@@ -90,7 +91,9 @@ class Verdict:
 
     def turned(self) -> "Verdict":
         """The same judgement told of the other answer, which stood first where this one stood second."""
-        return dataclasses.replace(self, p_first=1 - self.p_first_swapped, p_first_swapped=1 - self.p_first)
+        half = len(self.reasons) // 2
+        reasons = (*self.reasons[half:], *self.reasons[:half])
+        return Verdict(self.principle_id, 1 - self.p_first_swapped, 1 - self.p_first, reasons)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 _Z95 = 1.959963984540054
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, _Z95)
 """Student's t for 1 to 15 degrees of freedom, and beyond."""
+_CERTAIN, _SUREST = 13.815509557963774, 750.0
+"""Log-odds of 1 - 1e-6, and more than those of any number short of 1."""
 
 
 @dataclass(frozen=True)
@@ -154,19 +156,16 @@ def mean_ranks(values: Sequence[float]) -> list[float]:
 
 def tempered(p: float, temperature: float) -> float:
     """The probability with its log-odds divided by a temperature: above 1 it is less sure, below 1 surer."""
-    if temperature == 1 or p in (0.0, 1.0):
-        return p
-    return _sigmoid(math.log(p / (1 - p)) / temperature)
+    return p if temperature == 1 else _sigmoid(_log_odds(p) / temperature)
 
 
 def fit_temperature(p: Sequence[float], y: Sequence[bool | int]) -> float:
     """The temperature of least log-loss (Guo et al. 2017, arXiv 1706.04599), between 1/20 and 20.
 
-    The loss is convex in 1/T, so its slope is halved down to zero. Certainty is taken for 1 - 1e-6: infinite log-odds
-    would let one wrong item decide everything.
+    The loss is convex in 1/T, so its slope is halved down to zero.
     """
     assert len(p) == len(y) > 0, (len(p), len(y))
-    odds = [math.log(q / (1 - q)) for q in (min(max(each, 1e-6), 1 - 1e-6) for each in p)]
+    odds = [_log_odds(each) for each in p]
     low, high = 1 / 20, 20.0
     for _ in range(60):
         inverse = math.sqrt(low * high)
@@ -183,6 +182,14 @@ def brier(p: Sequence[float], y: Sequence[bool | int]) -> float:
 
 def _count(labels: Sequence[Hashable], label: Hashable) -> int:
     return sum(each == label for each in labels)
+
+
+def _log_odds(p: float) -> float:
+    """Beyond one in a million they grow by a thousandth only: infinite ones would let one wrong item decide everything
+    and could not be tempered, and equal ones would no longer tell who is surer."""
+    odds = math.log(p / (1 - p)) if 0 < p < 1 else math.copysign(_SUREST, p - 0.5)
+    beyond = abs(odds) - _CERTAIN
+    return odds if beyond <= 0 else math.copysign(_CERTAIN + beyond / 1000, odds)
 
 
 def _sigmoid(x: float) -> float:

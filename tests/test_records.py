@@ -104,3 +104,11 @@ def test_a_canonical_form_forgets_key_order_and_refuses_nan() -> None:
 def test_a_record_as_a_dict_holds_plain_json_values() -> None:
     plain = as_dict(new_prompt("Hello"))
     assert json.loads(json.dumps(plain)) == plain
+
+
+def test_a_verdict_turned_is_about_the_other_answer_and_turned_again_itself() -> None:
+    """The left answer got 0.75 shown first and 0.5 shown second. The right one was shown first where the left was
+    second, and got 1 - 0.5; its thoughts change places with it."""
+    verdict = Verdict("p", 0.75, 0.5, ("left first", "also", "left second", "as well"))
+    assert verdict.turned() == Verdict("p", 0.5, 0.25, ("left second", "as well", "left first", "also"))
+    assert verdict.turned().turned() == verdict

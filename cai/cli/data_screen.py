@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cai.cli.screen import console, counted, table
+from cai.cli.screen import console, counted, spelled_out, table
 
 if TYPE_CHECKING:
     from cai.feedback.filters.sifting import SiftReport
@@ -96,15 +96,7 @@ def say_sample(rows: "Iterable[object]") -> None:
 
 def escaped(text: str) -> str:
     """The text with control and direction characters spelled out, and cut where it is very long."""
-    cut = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
-    return "".join(c if c == "\n" or (c.isprintable() and c not in _DIRECTIONS) else _spelled(c) for c in cut)
-
-
-_DIRECTIONS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-
-
-def _spelled(character: str) -> str:
-    return character.encode("unicode_escape").decode()
+    return spelled_out(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)")
 
 
 def _field(name: str, text: str, style: str) -> None:

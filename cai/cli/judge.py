@@ -10,7 +10,7 @@ import typer
 
 from cai.cli.opening import open_either
 from cai.cli.screen import complain, console, print_json
-from cai.errors import GateRefused, InputError
+from cai.errors import GateRefused, InputError, Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +27,11 @@ judge_app = typer.Typer(no_args_is_help=True, help="Measure a judge, and label p
 
 _TOGETHER = 64
 """Pairs judged together: it decides batches, and so the last digits."""
+_ELSEWHERE, _REPLIES = Path("runs") / "judge-card", "replies"
+"""Where a remote judge's replies are kept: beside the card, or there if none is written."""
+
+_ELSEWHERE_SAID = ("data", "judge", "require", "chunk")
+"""What a stage has settings for, and this command options of its own, or no use."""
 
 Data = Annotated[
     list[str],
@@ -60,26 +65,23 @@ def card(
 ) -> None:
     """Judge pairs of which the better answer is known, and say how often, how surely and how evenly it is right."""
     from cai.constitution.model import load_constitution
-    from cai.evaluate.card_page import card_headline, card_lines, write_card
+    from cai.evaluate.card_page import card_as_json, card_headline, card_lines, write_card
     from cai.feedback.judge_card import shortfalls
-    from cai.pipeline.configs import Requirements
     from cai.pipeline.judging import judge_settings
-    from cai.records import as_dict
 
-    bounds = _bounds(require or [], tuple(Requirements.model_fields))
+    bounds = _bounds(require or [])
     config = _config(settings or [])
     loaded = load_constitution(constitution)
-    if out is not None and out.exists() and any(out.iterdir()):
+    if out is not None and out.exists() and any(path.name != _REPLIES for path in out.iterdir()):
         raise InputError(str(out), "holds something already", None, "name a new folder")
     sets = {name: _labelled(name, config.limit, len(data) > 1, loaded) for name in dict.fromkeys(data)}
-    replies = (out or Path("runs") / "judge-card") / "replies"
-    measured = _measured(sets, loaded, judge, replies, judge_settings(config))
+    measured = _measured(sets, loaded, judge, (out or _ELSEWHERE) / _REPLIES, judge_settings(config))
     page = None
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         page = write_card(out, measured, judge, ", ".join(sets))
     if as_json:
-        print_json({"judge": judge, "data": list(sets), "page": str(page) if page else None, **as_dict(measured)})
+        print_json({"page": str(page) if page else None, **card_as_json(measured, judge, ", ".join(sets))})
     else:
         console().print(card_headline(measured), style="bold")
         _show(card_lines(measured))
@@ -111,7 +113,8 @@ def label(
     if (judge is None) != (constitution is None):
         raise InputError("--judge", "a judge needs a constitution, and a constitution a judge", None, "give both")
     loaded = load_constitution(constitution) if constitution else None
-    pairs = [pair for name in dict.fromkeys(data) for pair in _labelled(name, limit, len(data) > 1, loaded).pairs]
+    sets = [_labelled(name, limit, len(data) > 1, loaded).pairs for name in dict.fromkeys(data)]
+    pairs = list({pair.id: pair for found in sets for pair in found}.values())
     before = labelled_before(out)
     waiting = [pair for pair in pairs if pair.id not in before]
     complain(f"{len(pairs) - len(waiting)} of {len(pairs)} labelled; 1 or 2 is better, t a tie, s skips, q ends")
@@ -121,10 +124,12 @@ def label(
         console().print(line)
     if judge is not None and loaded is not None:
         decided = [pair for pair in pairs if labels.get(pair.id) in ("better", "worse")]
-        outcome = _judged(decided, loaded, judge, Path("runs") / "judge-card" / "replies", JudgeSettings(), seed)
-        named = {row.id: row.p > 0.5 for row in outcome.records}
+        outcome = _judged(decided, loaded, judge, _ELSEWHERE / _REPLIES, JudgeSettings(), seed)
+        named = {row.id: row.p > 0.5 for row in outcome.records if row.p != 0.5}
         for line in agreement([pair for pair in decided if pair.id in named], labels, named):
             console().print(line)
+        if len(named) < len(decided):
+            console().print(f"The judge named no answer in {len(decided) - len(named)} of {len(decided)} pairs.")
 
 
 def _labelled(name: str, limit: int, several: bool, constitution: "Constitution | None") -> "LabelledSet":
@@ -148,17 +153,19 @@ def _measured(
 ) -> "JudgeCard":
     from collections import Counter
 
+    from cai.cli.opening import names_of
     from cai.errors import CaiError
-    from cai.feedback.judge_card import judge_card
+    from cai.feedback.judge_card import STAGE, judge_card
+    from cai.feedback.outcome import first_of_each
 
-    pairs: list[Known] = [pair for found in sets.values() for pair in found.pairs]
-    rejects = Counter(reject.reason for found in sets.values() for reject in found.rejects)
+    lost = [reject for found in sets.values() for reject in found.rejects]
+    pairs = first_of_each([pair for found in sets.values() for pair in found.pairs], STAGE, lost)
     outcome = _judged(pairs, constitution, judge, replies, settings)
-    rejects.update(reject.reason for reject in outcome.rejects)
+    rejects = Counter(reject.reason for reject in [*lost, *outcome.rejects])
     if not outcome.records:
         told = ", ".join(f"{reason} ({count})" for reason, count in rejects.items())
         raise CaiError(f"judge '{judge}': none of {len(pairs)} pairs came to a judgement: {told}")
-    return judge_card(outcome.records, rejects, judge)
+    return judge_card(outcome.records, rejects, names_of(judge))
 
 
 def _judged(
@@ -170,12 +177,15 @@ def _judged(
     seed: int = 0,
 ) -> "Outcome[Judged]":
     """Part by part, as a run would, and said how far it is."""
+    from cai.cli.run import stop_on_signals
     from cai.feedback.judge_card import measure
     from cai.feedback.outcome import Outcome
 
     whole: Outcome[Judged] = Outcome()
-    with open_either(judge, replies, lambda: False) as model:
+    with stop_on_signals() as stop, open_either(judge, replies, stop) as model:
         for start in range(0, len(pairs), _TOGETHER):
+            if stop():
+                raise Interrupted(f"stopped after {start} of {len(pairs)} pairs; the same command begins again")
             part = measure(pairs[start : start + _TOGETHER], constitution, model, settings, seed)
             whole.records.extend(part.records)
             whole.rejects.extend(part.rejects)
@@ -185,37 +195,26 @@ def _judged(
 
 def _config(settings: list[str]) -> "JudgeStageConfig":
     """As a pipeline's stage would read them, so that the same words are refused in the same way."""
-    from pydantic import ValidationError
-
+    from cai.constitution.model import nearest
     from cai.pipeline.configs import JudgeStageConfig
+    from cai.pipeline.overrides import with_overrides
+    from cai.strict_yaml import Document, validated
 
-    elsewhere = ("data", "judge", "require", "chunk")
-    known = [name for name in JudgeStageConfig.model_fields if name not in elsewhere]
-    given = {}
-    for text in settings:
-        name, _, value = text.partition("=")
+    document = with_overrides(Document("--set", {}), settings)
+    assert isinstance(document.data, dict), settings
+    known = [name for name in JudgeStageConfig.model_fields if name not in _ELSEWHERE_SAID]
+    for name in document.data:
         if name not in known:
-            raise InputError("--set", "there is no such setting", name, f"known here: {', '.join(known)}")
-        given[name] = value
-    try:
-        return JudgeStageConfig.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = f"--set {first['loc'][0]}" if first["loc"] else "--set"
-        raise InputError(place, str(first["msg"]), first["input"] if first["loc"] else None) from None
+            raise InputError("--set", "there is no such setting", name, nearest(name, known))
+    return validated(document, JudgeStageConfig)
 
 
-def _bounds(require: list[str], known: tuple[str, ...]) -> dict[str, float]:
-    bounds = {}
-    for text in require:
-        name, _, value = text.partition("=")
-        if name not in known:
-            raise InputError("--require", "there is no such measure", name, f"known here: {', '.join(known)}")
-        try:
-            bounds[name] = float(value)
-        except ValueError:
-            raise InputError("--require", f"{name} needs a number", value, f"write {name}=0.8") from None
-    return bounds
+def _bounds(require: list[str]) -> dict[str, float]:
+    from cai.pipeline.configs import Requirements
+    from cai.strict_yaml import Document, validated
+
+    given = {name: value for name, _, value in (text.partition("=") for text in require)}
+    return validated(Document("--require", given), Requirements).model_dump(exclude_none=True)
 
 
 def _show(lines: "list[Line]") -> None:

@@ -6,12 +6,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from cai.cli.screen import console
+from cai.cli.screen import console, spelled_out
+from cai.constitution.actions import said
 from cai.errors import InputError
 from cai.feedback.judge_card import Known
-from cai.records import new_prompt
+from cai.records import content_id
 from cai.seeds import derive, shuffled, uniform
 from cai.statistics import cohen_kappa, share_interval
+from cai.store.formats.messages import as_messages
 
 Label = str
 """'better' and 'worse' name the answer that the data call so; 'tie' neither."""
@@ -38,14 +40,14 @@ def label_pairs(pairs: Sequence[Known], path: Path, seed: int) -> None:
     order = shuffled(list(by_id), derive(seed, "labelling"))
     for number, name in enumerate(order, 1):
         pair = by_id[name]
-        better_first = uniform(derive(seed, "side", name), 0) < 0.5
+        better_first = _better_first(pair, seed)
         _show(pair, better_first, f"{number} of {len(order)}")
-        said = _said()
-        if said == "q":
+        key = _key()
+        if key == "q":
             return
-        if said in ("1", "2"):
-            _keep(path, pair, "better" if (said == "1") == better_first else "worse")
-        elif said == "t":
+        if key in ("1", "2"):
+            _keep(path, pair, "better" if (key == "1") == better_first else "worse")
+        elif key == "t":
             _keep(path, pair, "tie")
 
 
@@ -60,16 +62,22 @@ def agreement(
         yield f"Nothing was decided yet ({ties} ties)."
         return
     sides = [uniform(derive("side", pair.id), 0) < 0.5 for pair in decided]
-    said = [labels[pair.id] == "better" for pair in decided]
+    mine = [labels[pair.id] == "better" for pair in decided]
     named = [judge is None or judge[pair.id] for pair in decided]
-    agreed = [mine == theirs for mine, theirs in zip(said, named, strict=True)]
+    agreed = [one == other for one, other in zip(mine, named, strict=True)]
     interval = share_interval(sum(agreed), len(agreed))
     share = sum(agreed) / len(agreed)
     told = f"{share:.1%} ({interval.low:.1%} to {interval.high:.1%}) of {len(agreed)}, {ties} ties beside them"
     yield f"You and {other} name the same answer: {told}."
-    kappa = cohen_kappa(*([flag == side for flag, side in zip(flags, sides, strict=True)] for flags in (said, named)))
+    kappa = cohen_kappa(*([flag == side for flag, side in zip(flags, sides, strict=True)] for flags in (mine, named)))
     told = "unknown" if math.isnan(kappa) else f"{kappa:.2f}"
     yield f"κ {told}" + ("" if len(agreed) >= 50 else "; with fewer than 50 pairs that says little")
+
+
+def _better_first(pair: Known, seed: int) -> bool:
+    """The answers' own content and the seed decide which stands first: the label has no say in what is shown."""
+    first, second = sorted((pair.better, pair.worse), key=content_id)
+    return pair.better == (first if uniform(derive(seed, "side", pair.id), 0) < 0.5 else second)
 
 
 def _show(pair: Known, better_first: bool, place: str) -> None:
@@ -77,34 +85,34 @@ def _show(pair: Known, better_first: bool, place: str) -> None:
     screen = console()
     screen.rule(place)
     for message in pair.prompt.messages:
-        screen.print(f"{message.role.capitalize()}: {message.content}", markup=False, style="bold")
+        screen.print(f"{message.role.capitalize()}: {spelled_out(said(message))}", style="bold")
     for number, answer in ((1, first), (2, second)):
         screen.print(f"\nAnswer {number}", style="cyan")
-        screen.print(answer, markup=False)
+        screen.print(spelled_out(answer))
     screen.print()
 
 
-def _said() -> str:
+def _key() -> str:
     while True:
         sys.stderr.write("1, 2, t, s or q: ")
         sys.stderr.flush()
         line = sys.stdin.readline()
         if not line:
             return "q"
-        if (said := line.strip().lower()) in ("1", "2", "t", "s", "q"):
-            return said
+        if (key := line.strip().lower()) in ("1", "2", "t", "s", "q"):
+            return key
 
 
 def _keep(path: Path, pair: Known, label: Label) -> None:
     """A row of the file is a pair in the layout of TRL, so that whatever reads pairs reads it."""
     chosen, rejected = (pair.better, pair.worse) if label != "worse" else (pair.worse, pair.better)
-    prompt = new_prompt(pair.prompt.messages)
     row = {
         "pair": pair.id,
         "label": label,
         "kind": "tie" if label == "tie" else "preferred",
         "subset": pair.subset,
-        "prompt": [{"role": message.role, "content": message.content} for message in prompt.messages],
+        "prompt": as_messages(pair.prompt.messages),
+        **({"tools": pair.prompt.tools} if pair.prompt.tools else {}),
         "chosen": [{"role": "assistant", "content": chosen}],
         "rejected": [{"role": "assistant", "content": rejected}],
     }

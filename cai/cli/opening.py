@@ -10,6 +10,7 @@ from cai.errors import InputError
 if TYPE_CHECKING:
     from cai.models.local.view import LocalModel
     from cai.models.protocol import Model
+    from cai.models.remote.spec import RemoteSpec
 
 
 def open_named(model: str, revision: str | None) -> "LocalModel":
@@ -32,12 +33,28 @@ def open_either(name: str, replies: Path, stop: Callable[[], bool]) -> "Iterator
 
     What a remote model says is kept in the folder for its replies, so that nothing is paid for twice.
     """
-    file, _, remote = name.rpartition("/")
-    if not file.endswith((".yaml", ".yml")):
+    spec = _remote_spec(name)
+    if spec is None:
         model, _, revision = name.partition("@")
         yield open_named(model, revision or None)
         return
     from cai.models.remote.model import open_remote
+
+    with open_remote(spec, replies, name.rpartition("/")[2], stop) as opened:
+        yield opened
+
+
+def names_of(name: str) -> tuple[str, ...]:
+    """What else people and data call the model that `open_either` finds under this name."""
+    spec = _remote_spec(name)
+    return (name, name.partition("@")[0]) if spec is None else (name, name.rpartition("/")[2], spec.model)
+
+
+def _remote_spec(name: str) -> "RemoteSpec | None":
+    """The remote model that `FILE.yaml/NAME` names; None for a name of any other kind."""
+    file, _, remote = name.rpartition("/")
+    if not file.endswith((".yaml", ".yml")):
+        return None
     from cai.models.remote.spec import RemoteSpec
     from cai.strict_yaml import read_yaml, validated
 
@@ -47,6 +64,4 @@ def open_either(name: str, replies: Path, stop: Callable[[], bool]) -> "Iterator
     if remote not in names:
         remedy = f"known here: {', '.join(names)}" if names else "add it to `models`"
         raise InputError(document.place("models"), "has no such remote model", remote, remedy)
-    spec = validated(document, RemoteSpec, ("models", remote))
-    with open_remote(spec, replies, remote, stop) as opened:
-        yield opened
+    return validated(document, RemoteSpec, ("models", remote))

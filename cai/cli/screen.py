@@ -43,6 +43,18 @@ def complain(text: str) -> None:
     print(" ".join(text.split()), file=sys.stderr, flush=True)
 
 
+def spelled_out(text: str) -> str:
+    """The text with every control and direction character as an escape: data may hold what steers a terminal."""
+    return "".join(c if c == "\n" or (c.isprintable() and c not in _DIRECTIONS) else _escape(c) for c in text)
+
+
+_DIRECTIONS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
 def mark(state: str) -> "Text":
     from rich.text import Text
 

@@ -40,11 +40,16 @@ class PartView:
 
 def write_card(folder: Path, card: JudgeCard, judge: str, data: str) -> Path:
     """Writes both files, the page last, and returns where it is."""
-    told = _known({"schema": SCHEMA, "judge": judge, "data": data, **as_dict(card)})
+    told = card_as_json(card, judge, data)
     write_atomic(folder / CARD, json.dumps(told, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
     page = folder / "card.html"
     write_atomic(page, render_card(card, judge, data))
     return page
+
+
+def card_as_json(card: JudgeCard, judge: str, data: str) -> dict[str, object]:
+    """The card as plain values, with null for every number that is none: JSON has no other word for it."""
+    return {"schema": SCHEMA, "judge": judge, "data": data, **{key: _known(v) for key, v in as_dict(card).items()}}
 
 
 def render_card(card: JudgeCard, judge: str, data: str) -> str:
@@ -105,7 +110,6 @@ def card_lines(card: JudgeCard) -> list[Line]:
 
 
 def _known(value: object) -> object:
-    """The same with null for every number that is none: JSON has no other word for it."""
     match value:
         case dict():
             return {key: _known(each) for key, each in value.items()}
@@ -131,8 +135,8 @@ def _part(part: Part) -> PartView:
         share.n,
         percent(share.share, 1),
         percent(part.longer_wins, 1),
-        percent(part.consistency, 1),
-        percent(part.first_position, 1),
+        percent(part.consistency.share, 1),
+        percent(part.first_position.share, 1),
         dot_strip(marks, told),
     )
 

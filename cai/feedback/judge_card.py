@@ -5,7 +5,7 @@ is not decided here; how a pair is judged is `judge`'s business.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from math import isnan
@@ -63,7 +63,8 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A judged pair. Each probability is that of the answer which is known to be better."""
+    """A judged pair. Each probability is that of the answer which is known to be better; at exactly a half the judge
+    names neither, and that is not right."""
 
     id: str
     subset: str
@@ -81,7 +82,13 @@ class Judged:
 
     @property
     def consistent(self) -> bool:
-        return (self.p_first > 0.5) == (self.p_second > 0.5)
+        return (self.p_first - 0.5) * (self.p_second - 0.5) > 0
+
+    @property
+    def positions(self) -> list[bool]:
+        """Of each order that names an answer, whether it names what stood first."""
+        orders = ((self.p_first, self.p_first > 0.5), (self.p_second, self.p_second < 0.5))
+        return [first for p, first in orders if p != 0.5]
 
     @property
     def better_is_left(self) -> bool:
@@ -89,8 +96,9 @@ class Judged:
         return uniform(derive("side", self.id), 0) < 0.5
 
     @property
-    def names_left(self) -> bool:
-        return (self.p > 0.5) == self.better_is_left
+    def names_left(self) -> bool | None:
+        """None where it names neither, which agrees with nobody."""
+        return None if self.p == 0.5 else (self.p > 0.5) == self.better_is_left
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +118,9 @@ class Part:
     name: str
     accuracy: Share
     longer_wins: float
-    consistency: float
-    first_position: float
+    consistency: Share
+    first_position: Share
+    """All verdicts that favour what stands first, of those that favour one; 0.5 is fair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +171,7 @@ class JudgeCard:
     consistency: Share
     """The same answer named in both orders."""
     first_position: Share
-    """All verdicts that favour what stands first; 0.5 is fair."""
+    """All verdicts that favour what stands first, of those that favour one; 0.5 is fair."""
     ties: float
     contradictions: float
     unjudged: float
@@ -209,9 +218,10 @@ def _about_the_better(
         constitution.principle(verdict.principle_id).weight if settings.principles == "all" else 1.0
         for verdict in verdicts
     ]
-    p = preference.p_chosen if right else 1 - preference.p_chosen
-    first, second = p, p
+    p = first = second = preference.p_chosen if right else 1 - preference.p_chosen
     if verdicts:
+        # Pooled anew: what a judge that reasons believes, before its label is kept within bounds.
+        p = tempered(pool([verdict.p for verdict in verdicts], weights), settings.temperature)
         first = tempered(pool([verdict.p_first for verdict in verdicts], weights), settings.temperature)
         second = tempered(pool([verdict.p_first_swapped for verdict in verdicts], weights), settings.temperature)
     gap = len(known.better) - len(known.worse)
@@ -219,13 +229,12 @@ def _about_the_better(
     return Judged(known.id, known.subset, p, first, second, preference.kind, gap, verdicts, *told)
 
 
-def judge_card(judged: Sequence[Judged], rejects: Mapping[str, int], judge_name: str = "") -> JudgeCard:
-    """The card of these judgements; at least one is needed."""
+def judge_card(judged: Sequence[Judged], rejects: Mapping[str, int], names: Collection[str] = ()) -> JudgeCard:
+    """The card of these judgements; at least one is needed. By `names` the judge knows its own answers."""
     assert judged, "a card needs at least one judged pair"
     n, lost = len(judged), sum(rejects.values())
     p_better = [row.p for row in judged]
     scores = _scores(p_better)
-    first_named = sum(row.p_first > 0.5 for row in judged) + sum(row.p_second < 0.5 for row in judged)
     kinds = Counter(row.kind for row in judged)
     whole = _part("", judged)
     return JudgeCard(
@@ -237,8 +246,8 @@ def judge_card(judged: Sequence[Judged], rejects: Mapping[str, int], judge_name:
         shown_first=_mean([row.p_first > 0.5 for row in judged]),
         shown_second=_mean([row.p_second > 0.5 for row in judged]),
         both_orders=_share([row.p_first > 0.5 and row.p_second > 0.5 for row in judged]),
-        consistency=_share([row.consistent for row in judged]),
-        first_position=_of(first_named, 2 * n),
+        consistency=whole.consistency,
+        first_position=whole.first_position,
         ties=kinds["tie"] / n,
         contradictions=kinds["contradiction"] / n,
         unjudged=lost / (n + lost),
@@ -248,7 +257,7 @@ def judge_card(judged: Sequence[Judged], rejects: Mapping[str, int], judge_name:
         brier=scores.brier,
         auroc=scores.auroc,
         length_correlation=spearman([row.longer_by for row in judged], [row.p for row in judged]),
-        own=_own(judged, judge_name),
+        own=_own(judged, names),
         calibration=calibrate(judged),
         reliability=tuple(reliability(*_confidences(p_better), BINS, equal_mass=True)),
         subsets=_subsets(judged),
@@ -308,13 +317,12 @@ def _confidences(p_better: Sequence[float]) -> tuple[list[float], list[float]]:
 
 
 def _part(name: str, judged: Sequence[Judged]) -> Part:
-    first_named = sum(row.p_first > 0.5 for row in judged) + sum(row.p_second < 0.5 for row in judged)
     return Part(
         name,
         _share([row.p > 0.5 for row in judged]),
         _mean([0.5 if row.longer_by == 0 else float(row.longer_by > 0) for row in judged]),
-        _mean([row.consistent for row in judged]),
-        first_named / (2 * len(judged)),
+        _share([row.consistent for row in judged]),
+        _share([first for row in judged for first in row.positions]),
     )
 
 
@@ -334,12 +342,13 @@ def _principles(judged: Sequence[Judged]) -> tuple[Part, ...]:
     return tuple(_part(name, alone[name]) for name in sorted(alone))
 
 
-def _own(judged: Sequence[Judged], judge_name: str) -> OwnAnswers | None:
-    one_is_own = [row for row in judged if judge_name and (row.better_by == judge_name) != (row.worse_by == judge_name)]
+def _own(judged: Sequence[Judged], names: Collection[str]) -> OwnAnswers | None:
+    one_is_own = [row for row in judged if (row.better_by in names) != (row.worse_by in names)]
     if not one_is_own:
         return None
-    preferred = [(row.p > 0.5) == (row.better_by == judge_name) for row in one_is_own]
-    return OwnAnswers(len(one_is_own), _mean(preferred), _mean([row.better_by == judge_name for row in one_is_own]))
+    better = [row.better_by in names for row in one_is_own]
+    preferred = [0.5 if row.p == 0.5 else (row.p > 0.5) == own for row, own in zip(one_is_own, better, strict=True)]
+    return OwnAnswers(len(one_is_own), _mean(preferred), _mean(better))
 
 
 def _kappa_people(judged: Sequence[Judged]) -> float | None:
@@ -354,12 +363,9 @@ def _kappa_people(judged: Sequence[Judged]) -> float | None:
 
 
 def _share(flags: Sequence[bool]) -> Share:
-    return _of(sum(flags), len(flags))
-
-
-def _of(hits: int, n: int) -> Share:
-    interval = share_interval(hits, n)
-    return Share(hits / n, interval.low, interval.high, n)
+    """Of nothing a half, which can be anything."""
+    interval = share_interval(sum(flags), len(flags))
+    return Share(_mean(flags) if flags else 0.5, interval.low, interval.high, len(flags))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -6,7 +6,7 @@ Every pair that is not kept is a named reject or a count. The judgement itself i
 from collections import defaultdict
 from collections.abc import Sequence
 
-from cai.feedback.outcome import Outcome
+from cai.feedback.outcome import Outcome, first_of_each
 from cai.feedback.pairs import CandidatePair
 from cai.records import Preference, Prompt, Reject, content_id
 
@@ -44,7 +44,7 @@ def best_against_worst(
     prompt_of = {pair.id: pair.prompt.id for pair in pairs.records}
     lost = {prompt_of.get(reject.id, reject.id): reject for reject in reversed([*pairs.rejects, *judged.rejects])}
     outcome: Outcome[Preference] = Outcome(notes=pairs.notes + judged.notes)
-    for prompt in prompts:
+    for prompt in first_of_each(prompts, "prefer", outcome.rejects):
         own = met.get(prompt.id)
         if own:
             outcome.records.append(_widest(own))

@@ -259,6 +259,11 @@ def style_of(config: StageConfig) -> Style:
     return config.style if isinstance(config, ReviseConfig | JudgingConfig) else "chat"
 
 
+def reasons(config: StageConfig) -> bool:
+    """Whether its judge thinks before it decides, and so is asked in further words."""
+    return isinstance(config, JudgingConfig) and config.reasoning > 0
+
+
 class PipelineSpec(BaseModel):
     """A pipeline file, with each stage's settings as they were written: `Pipeline.stages` has them parsed."""
 

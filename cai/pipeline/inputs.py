@@ -14,7 +14,7 @@ from cai.evaluate.card_page import CARD
 from cai.feedback.styles import frames_digest_of
 from cai.files import sha256_of
 from cai.manifest import Manifest, verify_manifest
-from cai.pipeline.configs import BASE, TRAINING, style_of
+from cai.pipeline.configs import BASE, TRAINING, reasons, style_of
 from cai.pipeline.desk import Desk
 from cai.pipeline.final import find_final
 from cai.pipeline.sources import Stage
@@ -71,7 +71,7 @@ def gather(pipeline: Pipeline, stage: Stage, done: Mapping[int, Done], fingerpri
         digests["prompts"] = digest([as_dict(prompt) for prompt in prompts])
     if sources.constitution:
         digests["constitution"] = pipeline.constitution.behaviour_digest
-        digests["frames"] = frames_digest_of(style_of(stage.config))
+        digests["frames"] = frames_digest_of(style_of(stage.config), reasoned=reasons(stage.config))
     # Counted among themselves: what the stages before made decides, not where they stand.
     for what, numbers in (("revisions", sources.revisions), ("preferences", sources.preferences)):
         for i, number in enumerate(numbers, 1):
@@ -123,7 +123,9 @@ def adapter_of_run(name: str, model: str) -> tuple[Path, str]:
 
 
 def stage_digest(stage: Stage, version: int, inputs: Inputs) -> str:
-    settings = stage.config.model_dump(mode="json", by_alias=True)
+    # What a file holds is among the digests of what is read; where it lies must not matter.
+    place = {"file", "data"} if inputs.file else set()
+    settings = stage.config.model_dump(mode="json", by_alias=True, exclude=place)
     return digest([stage.kind, version, settings, inputs.seed, inputs.digests])
 
 

@@ -25,12 +25,12 @@ def judge_settings(config: JudgingConfig, temperature: float = 1.0) -> JudgeSett
     )
 
 
-def temperature_of(folder: Path) -> float:
-    """The temperature that the judge's card in this folder recommends; 1 where it had too few pairs to tell."""
+def temperature_of(folder: Path) -> float | None:
+    """The temperature that the judge's card in this folder recommends; None where it had too few pairs to tell."""
     path = folder / CARD
     try:
         calibration = json.loads(path.read_text("utf-8"))["calibration"]
-        return float(calibration["temperature"]) if calibration else 1.0
+        return float(calibration["temperature"]) if calibration else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedFile(str(path), f"is no judge card ({error})", None, "remove its folder and run again") from None
 

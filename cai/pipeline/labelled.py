@@ -6,11 +6,14 @@ from pathlib import Path
 from cai.constitution.model import Constitution, Principle
 from cai.errors import InputError
 from cai.feedback.judge_card import STAGE, Known
+from cai.feedback.pairs import CandidatePair
 from cai.models.tiny import phrasing, world
 from cai.models.tiny.oracle import judge_pairs
 from cai.records import Preference, Reject
 from cai.store.formats.importing import read_rows
 from cai.store.formats.labels import LabelledPair, labelled_rows
+
+_REMEDY = "name a file of pairs, as `cai data import` reads them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,27 +47,43 @@ def embedded_pairs(split: str, limit: int, constitution: Constitution | None) ->
 def labelled_pairs(path: Path, limit: int, subset: str = "") -> LabelledSet:
     """The pairs of a file, up to the limit; every row before that which is none is a reject."""
     found = LabelledSet()
-    for row in labelled_rows(path):
+    seen: set[str] = set()
+    for number, row in enumerate(labelled_rows(path), 1):
         if isinstance(row, Reject):
             found.rejects.append(Reject(row.id, STAGE, row.reason, row.detail))
+        elif (known := _known(row, subset)).id in seen:
+            found.rejects.append(_twice(known.id, STAGE, number, path))
         else:
-            found.pairs.append(_known(row, subset))
+            seen.add(known.id)
+            found.pairs.append(known)
         if len(found.pairs) == limit:
             break
     if not found.pairs:
         first = f"; the first: {found.rejects[0].detail}" if found.rejects else ""
         problem = f"holds no pair of which the better answer is known{first}"
-        raise InputError(str(path), problem, None, "name a file of pairs, as `cai data import` reads them")
+        raise InputError(str(path), problem, None, _REMEDY)
     return found
 
 
+def refuse_without_pairs(path: Path) -> None:
+    """Reads no further than to the first pair."""
+    if not any(isinstance(row, Preference) for row in read_rows(path)):
+        raise InputError(str(path), "holds no pair of answers", None, _REMEDY)
+
+
 def imported(path: Path) -> tuple[list[Preference], list[Reject]]:
-    """A file's pairs, whatever their label says, and every row that is none."""
+    """A file's pairs, whatever their label says, and every row that is none or comes again."""
     pairs: list[Preference] = []
     rejects: list[Reject] = []
+    seen: set[str] = set()
     for number, row in enumerate(read_rows(path), 1):
         if isinstance(row, Preference):
-            pairs.append(row)
+            pair_id = CandidatePair(row.prompt, row.chosen, row.rejected, "").id
+            if pair_id in seen:
+                rejects.append(_twice(pair_id, "prefer", number, path))
+            else:
+                seen.add(pair_id)
+                pairs.append(row)
         elif isinstance(row, Reject):
             rejects.append(Reject(row.id, "prefer", row.reason, row.detail))
         else:
@@ -79,6 +98,11 @@ def principles_about(constitution: Constitution, family: str) -> tuple[Principle
     foreign = set().union(*known.values())
     judging = constitution.for_use("judge")
     return tuple(p for p in judging if p.preference in known[family] or p.preference not in foreign)
+
+
+def _twice(pair_id: str, stage: str, number: int, path: Path) -> Reject:
+    """Looked for in the whole file: chunks are too short to see it, and must not decide it."""
+    return Reject(pair_id, stage, "duplicate input", f"row {number} of {path.name}: the same two answers stand earlier")
 
 
 def _known(row: LabelledPair, subset: str) -> Known:

@@ -87,7 +87,7 @@ def _events(pipeline: Pipeline, folder: Path, desk: Desk, known: dict[int, Done]
 def _check_texts(stages: Sequence[Stage], desk: Desk) -> None:
     """Refuses a remote model that only chats where a stage would have it go on with plain text: before anything else
     is asked of any model."""
-    roles = {"revise": ("answerer", "critic"), "prefer": ("judge",)}
+    roles = {"revise": ("answerer", "critic"), "judge": ("judge",), "prefer": ("judge",)}
     asked = [stage for stage in stages if style_of(stage.config) == "paper"]
     names = {stage.sources.remotes.get(role) for stage in asked for role in roles[stage.kind]}
     for name in sorted(filter(None, names)):

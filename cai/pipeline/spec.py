@@ -18,6 +18,7 @@ from cai.models.local.spec import ModelSpec
 from cai.models.remote.spec import RemoteSpec
 from cai.pipeline.configs import KINDS, EvaluateConfig, JudgeStageConfig, PipelineSpec, PreferConfig, PromptSet
 from cai.pipeline.final import find_final
+from cai.pipeline.labelled import labelled_pairs, refuse_without_pairs
 from cai.pipeline.overrides import with_overrides
 from cai.pipeline.prompts import EMBEDDED, embedded_prompts
 from cai.pipeline.rounds import written_out
@@ -181,14 +182,17 @@ def _prompts(document: Document, path: Path, part: str, stages: Sequence[Stage])
 
 
 def _stage_files(document: Document, path: Path, stages: Sequence[Stage]) -> dict[int, Path]:
-    """Whatever a stage names that is no part of the embedded world must be there before anything runs."""
+    """Whatever a stage names that is no part of the embedded world must be there, and hold pairs, before anything
+    runs."""
     found = {}
     for stage in stages:
         at = ("stages", stage.number - 1, stage.kind)
         if isinstance(stage.config, PreferConfig) and stage.config.file is not None:
             found[stage.number] = _file(document, stage.config.file, path, *at, "file")
+            refuse_without_pairs(found[stage.number])
         if isinstance(stage.config, JudgeStageConfig) and stage.config.data not in EMBEDDED:
             found[stage.number] = _file(document, stage.config.data, path, *at, "data")
+            labelled_pairs(found[stage.number], 1)
     return found
 
 

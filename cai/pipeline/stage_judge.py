@@ -5,6 +5,7 @@ same command refuses it again at once.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cai.errors import CaiError, GateRefused
@@ -37,8 +38,8 @@ def judge_stage(config: JudgeStageConfig, inputs: Inputs, folder: Path, desk: De
         reasons = ", ".join(f"{reason} ({count})" for reason, count in finished.rejects.items())
         raise CaiError(f"{inputs.name}: none of {finished.inputs} labelled pairs came to a judgement: {reasons}")
     name = config.judge
-    card = judge_card(judged, finished.rejects, name)
-    page = write_card(folder, card, name, config.data)
+    card = judge_card(judged, finished.rejects, (name, _model_of(inputs, desk)))
+    page = write_card(folder, card, name, inputs.file.name if inputs.file else config.data)
     lacking = shortfalls(card, config.require.model_dump(exclude_none=True))
     if lacking:
         remedy = f"the card is {page}; take another judge, mend the constitution, or ask for less under require"
@@ -47,5 +48,15 @@ def judge_stage(config: JudgeStageConfig, inputs: Inputs, folder: Path, desk: De
     text = (
         f"judge '{name}' is right in {share.share:.1%} of {share.n} pairs, the longer answer in {card.longer_wins:.1%}"
     )
-    yield Event("notice", inputs.name, {"text": f"{text}; it agrees with itself in {card.consistency.share:.1%}"})
-    return finished
+    told = f"{text}; it agrees with itself in {card.consistency.share:.1%}"
+    yield Event("notice", inputs.name, {"text": told})
+    return replace(finished, facts={**finished.facts, "told": [told]})
+
+
+def _model_of(inputs: Inputs, desk: Desk) -> str:
+    """What the judge's maker calls it: data that names who wrote an answer names it like that."""
+    remote = inputs.remotes.get("judge")
+    if remote is not None:
+        return desk.remote_specs[remote].model
+    assert desk.spec is not None, inputs.name
+    return desk.spec.base

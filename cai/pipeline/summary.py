@@ -26,7 +26,7 @@ from cai.feedback.judge import JudgeSettings, decide
 from cai.feedback.styles import frames_digest_of
 from cai.feedback.yields import told
 from cai.journal import read_lines
-from cai.pipeline.configs import BASE, TRAINING, EvaluateConfig, PreferConfig, style_of
+from cai.pipeline.configs import BASE, TRAINING, EvaluateConfig, PreferConfig, reasons, style_of
 from cai.pipeline.inputs import Done
 from cai.pipeline.reading import read_records
 from cai.pipeline.spec import Pipeline
@@ -85,9 +85,12 @@ def report_data(pipeline: Pipeline, done: Sequence[Done]) -> ReportData:
 
 
 def _frames(done: Sequence[Done]) -> dict[str, str]:
-    """Of the chat style, which evaluation always uses, and of any other that a stage used."""
+    """Of the chat style, which evaluation always uses, and of any other words that a stage used."""
     used = {style_of(stage.stage.config) for stage in done} - {"chat"}
-    return {"frames": frames_digest_of("chat"), **{f"frames ({style})": frames_digest_of(style) for style in used}}
+    found = {"frames": frames_digest_of("chat"), **{f"frames ({style})": frames_digest_of(style) for style in used}}
+    if any(reasons(stage.stage.config) for stage in done):
+        found["frames (reasoning)"] = frames_digest_of("chat", reasoned=True)
+    return found
 
 
 def _by_suite(config: object, measured: Sequence[Measured]) -> dict[str, dict[str, SuiteResult]]:
@@ -106,7 +109,7 @@ def _stage_row(done: Done) -> StageRow:
     counts, facts = done.manifest.counts, done.manifest.facts
     rejects, notes = (cast(dict[str, int], facts[key]) for key in ("rejects", "notes"))
     stage, sums = done.stage, (counts["inputs"], counts["outputs"])
-    sentences = told(cast(dict[str, int], facts.get("figures", {})))
+    sentences = (*told(cast(dict[str, int], facts.get("figures", {}))), *cast(list[str], facts.get("told", [])))
     return StageRow(stage.number, stage.kind, done.manifest.digest, *sums, rejects, notes, sentences)
 
 

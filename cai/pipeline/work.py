@@ -239,7 +239,9 @@ def _prefer(config: PreferConfig, stage: Stage, texts: Texts, read: list[_Answer
 
 
 def _judge(config: JudgeStageConfig, stage: Stage, texts: Texts, adapters: int) -> StageWork:
-    brought = texts.brought[stage.number]
+    brought = texts.brought.get(stage.number)
+    if brought is None:
+        return StageWork(stage.name, "judge", 0, 0, adapters=adapters)
     pairs = len(brought.prompts)
     judging = _judge_pairs(config, texts, brought.prompts, pairs, brought.answer, config.chunk)
     return StageWork(

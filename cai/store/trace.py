@@ -17,7 +17,8 @@ from cai.records import Lineage, Preference, Prompt, Revision, Round, Verdict, f
 from cai.store.run_folder import stage_folders
 
 SHORTEST = 4
-FILTER = "filter"
+FILTER, JUDGE = "filter", "judge"
+_SHOWN = ("shown first", "shown second")
 Row = dict[str, object]
 
 
@@ -142,13 +143,18 @@ def _round(stage: StageFacts, number: int, turn: Round) -> Fact:
 
 def _verdict(stage: StageFacts, verdict: Verdict) -> Fact:
     orders = f"p {verdict.p:.3f} (shown first {verdict.p_first:.3f}, shown second {verdict.p_first_swapped:.3f})"
-    return Fact(verdict.principle_id, orders, (Fact("asks", _principle(stage, verdict.principle_id, "preference")),))
+    asks = Fact("asks", _principle(stage, verdict.principle_id, "preference"))
+    half = len(verdict.reasons) // 2
+    thoughts = (Fact(f"thought, {_SHOWN[i >= half]}", text) for i, text in enumerate(verdict.reasons))
+    return Fact(verdict.principle_id, orders, (asks, *thoughts))
 
 
 def _pair_origin(record: Preference, entries: list[Entry]) -> Fact:
     source, _, name = record.origin.partition(":")
     if source == "samples":
         return Fact("pair", f"answers {name.replace(',', ' and ')} sampled for the prompt")
+    if source == "imported":
+        return Fact("pair", f"brought along from a file, where it was {name}")
     for entry in entries:
         if entry.id == name and isinstance(entry.record, Revision):
             return Fact("pair", f"first answer against revision {name}", _revision_story(entry, entry.record)[1:])
@@ -198,8 +204,15 @@ def _use(entry: Entry) -> Fact:
         return Fact(f"kept by {entry.stage.name}", entry.id)
     if isinstance(entry.record, Preference):
         return Fact(f"judged in {entry.stage.name}", f"{entry.record.kind}, p {entry.record.p_chosen:.3f} ({entry.id})")
+    if entry.stage.kind == JUDGE:
+        return Fact(f"the judge was measured on it in {entry.stage.name}", _measured(entry.row))
     kind = f" as {entry.row['kind']}" if "kind" in entry.row else ""
     return Fact(f"trained on in {entry.stage.name}", entry.id + kind)
+
+
+def _measured(row: Row) -> str:
+    orders = f"shown first {row['p_first']:.3f}, shown second {row['p_second']:.3f}"
+    return f"p {row['p']:.3f} for the answer known to be better ({orders}), {row['kind']}"
 
 
 def _origin_of_row(own: list[Entry], entries: list[Entry]) -> tuple[Fact, ...]:

@@ -18,6 +18,33 @@ def test_the_frames_are_the_pinned_ones() -> None:
     assert frames.frames_digest() == "599454f6470789e247989273519fe487a335b02393b5de5ac02212713d233c89"
 
 
+def test_the_frames_of_a_judge_that_thinks_are_the_pinned_ones() -> None:
+    assert frames.frames_digest(reasoned=True) == "fd2238b3dfc43439e18b3b939ad14bda2b748d0301120f0844d5e332ae668cf0"
+
+
+@pytest.mark.parametrize("name", ["REASON", "DECIDE"])
+def test_the_frames_of_thinking_are_in_the_digest_of_a_judge_that_thinks_alone(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    plain, reasoned = frames.frames_digest(), frames.frames_digest(reasoned=True)
+    monkeypatch.setattr(frames, name, getattr(frames, name) + " ")
+    assert frames.frames_digest() == plain
+    assert frames.frames_digest(reasoned=True) != reasoned
+
+
+def test_a_thought_is_asked_for_without_a_decision_and_then_the_decision_alone() -> None:
+    messages = new_prompt("Why?").messages
+    [asked] = frames.judge_messages(messages, "one", "two", "Which is better?", 5, reasoned=True)
+    [plain] = frames.judge_messages(messages, "one", "two", "Which is better?", 5)
+    assert asked.content.endswith("Do not decide yet.")
+    assert asked.content.partition("First say")[0] == plain.content.partition("Reply with")[0], "the same fences"
+    decision = frames.decision_messages([asked], "They differ.")
+    assert [(m.role, m.content) for m in decision[1:]] == [
+        ("assistant", "They differ."),
+        ("user", "Reply with A or B."),
+    ]
+
+
 @pytest.mark.parametrize("name", ["CRITIQUE", "REVISION", "JUDGE", "SCORE"])
 def test_the_digest_covers_every_frame(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     before = frames.frames_digest()

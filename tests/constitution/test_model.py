@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cai.constitution.loading import parse_constitution
-from cai.constitution.model import Constitution, Principle, draw_principle
+from cai.constitution.model import Constitution, Principle, draw_principle, drawn_order
 
 TEXT = st.text(
     st.characters(codec="utf-8", categories=("L", "N", "P", "S"), include_characters=" "), min_size=1
@@ -220,3 +220,27 @@ def test_shares_add_up_within_each_use() -> None:
     assert constitution.shares("judge") == {"both": 0.25, "judge": 0.75}
     assert constitution.shares("revise") == {"both": 1.0}
     assert constitution.for_use("revise") == (both,)
+
+
+def test_an_order_holds_every_principle_once_and_begins_with_the_draw() -> None:
+    constitution = principles(1, 2, 7, 0.5)
+    for i in range(40):
+        order = drawn_order(constitution, 17, f"row{i}", 0)
+        assert sorted(p.id for p in order) == [p.id for p in constitution.principles]
+        assert order[0] == draw_principle(constitution, 17, f"row{i}", 0)
+
+
+def test_a_new_principle_takes_a_place_and_changes_no_order_among_the_others() -> None:
+    few, more = principles(1, 2, 7), principles(1, 2, 7, 5)
+    for i in range(40):
+        others = [p for p in drawn_order(more, 17, f"row{i}", 0) if p in few.principles]
+        assert others == list(drawn_order(few, 17, f"row{i}", 0))
+
+
+def test_the_second_of_an_order_is_drawn_by_weight_from_what_is_left() -> None:
+    """Weights 1, 2, 7: the heaviest is second after the first with 7/9, after the second with 7/8: together
+    0.1·7/9 + 0.2·7/8 = 0.2528 of all."""
+    constitution = principles(1, 2, 7)
+    heaviest = max(constitution.principles, key=lambda p: p.weight)
+    second = sum(drawn_order(constitution, 3, f"row{i}", 0)[1] == heaviest for i in range(4000))
+    assert abs(second / 4000 - 0.2528) < 0.03

@@ -255,29 +255,31 @@ def test_a_filter_without_an_input_says_so(server: Served, write: Write, tmp_pat
 def test_training_takes_what_the_filter_left_and_the_report_tells(copied: Path, small: Small) -> None:
     """The pipeline of the finished run with two filters put in: what stood before the first is not made again."""
     stages = (
-        "[{revise: {rounds: 2, chunk: 3}}, {prefer: {pairs: samples, samples: 4, tie_below: 0.5}},"
+        "[{revise: {rounds: 2, chunk: 3}}, {prefer: {pairs: revisions, unconfirmed: keep, tie_below: 0.5, chunk: 3}},"
+        " {sft: {helpful: 1, batch_size: 4, epochs: 2, checkpoint_every: 2}},"
+        " {prefer: {pairs: samples, samples: 3, from: sft, tie_below: 0.5, chunk: 3}},"
         " {filter: {of: revisions, near_duplicates: 0.5, bursts: null, poor_text: false}},"
         " {filter: {balance_lengths: true, near_duplicates: null, bursts: null, poor_text: false}},"
-        " {sft: {helpful: 1, batch_size: 4, epochs: 1}}, {dpo: {batch_size: 4, pairs: samples}},"
+        " {sft: {helpful: 1, batch_size: 4, epochs: 1}}, {dpo: {batch_size: 4}},"
         " {evaluate: {chunk: 8, judge_pairs: 0}}]"
     )
     events = list(run_pipeline(small(f"stages={stages}"), copied))
-    assert [e.kind for e in events if e.kind.startswith("stage_")][:2] == ["stage_skipped", "stage_started"]
-    pairs = read_records(Preference, [folder_of(copied, "04-filter")])
+    assert [e.kind for e in events if e.kind.startswith("stage_")][:4] == ["stage_skipped"] * 4
+    pairs = read_records(Preference, [folder_of(copied, "06-filter")])
     preferred = [pair for pair in pairs if pair.kind == "preferred"]
     longer = [len(pair.chosen) > len(pair.rejected) for pair in preferred if len(pair.chosen) != len(pair.rejected)]
     assert 2 * sum(longer) == len(longer) > 0
-    trained = {json.loads(line)["id"] for line in read_lines(folder_of(copied, "06-dpo") / "records.jsonl")}
+    trained = {json.loads(line)["id"] for line in read_lines(folder_of(copied, "08-dpo") / "records.jsonl")}
     assert trained == {pair.id for pair in preferred}
-    kept = {revision.id for revision in read_records(Revision, [folder_of(copied, "03-filter")])}
-    rows = [json.loads(line) for line in read_lines(folder_of(copied, "05-sft") / "records.jsonl")]
+    kept = {revision.id for revision in read_records(Revision, [folder_of(copied, "05-filter")])}
+    rows = [json.loads(line) for line in read_lines(folder_of(copied, "07-sft") / "records.jsonl")]
     assert {row["revision_id"] for row in rows} <= kept
     told = list(lines(trace(copied, preferred[0].id)))
-    assert {f"kept by 04-filter: {preferred[0].id}", f"trained on in 06-dpo: {preferred[0].id}"} <= set(told)
+    assert {f"kept by 06-filter: {preferred[0].id}", f"trained on in 08-dpo: {preferred[0].id}"} <= set(told)
     report = json.loads((copied / "report.json").read_text("utf-8"))
     told = {stage["number"]: stage for stage in report["stages"]}
-    assert [stage["kind"] for stage in report["stages"]][2:4] == ["filter", "filter"]
-    assert told[4]["inputs"] == told[4]["outputs"] + sum(told[4]["rejects"].values())
+    assert [stage["kind"] for stage in report["stages"]][4:6] == ["filter", "filter"]
+    assert told[6]["inputs"] == told[6]["outputs"] + sum(told[6]["rejects"].values())
     assert "Filter" in (copied / "report.html").read_text("utf-8")
 
 

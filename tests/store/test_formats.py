@@ -39,7 +39,8 @@ def prompts(draw: st.DrawFn, tools: bool = True) -> Prompt:
 @st.composite
 def pairs(draw: st.DrawFn, tools: bool = True) -> Preference:
     chosen, rejected = draw(st.tuples(TEXT, TEXT).filter(lambda both: both[0] != both[1]))
-    verdicts = tuple(Verdict(f"p{i}", draw(SHARE), draw(SHARE)) for i in range(draw(st.integers(0, 2))))
+    thoughts = draw(st.sampled_from(((), ("the first is\nkinder", "the second, \u201ckinder\u201d"))))
+    verdicts = tuple(Verdict(f"p{i}", draw(SHARE), draw(SHARE), thoughts) for i in range(draw(st.integers(0, 2))))
     lineage = Lineage("c" * 64, "f" * 64, draw(st.integers(0, 2**62)), "answerer", "", "judge", "schema")
     kind = draw(st.sampled_from(("preferred", "tie", "contradiction")))
     return Preference(draw(prompts(tools)), chosen, rejected, draw(SHARE), verdicts, kind, lineage, "samples:0,1")

@@ -28,6 +28,14 @@ PREFERENCE = Preference(
     PROMPT, "I will not.", "Take a pick.", 0.9, (Verdict("no-harm", 0.95, 0.85),), "preferred", LINEAGE,
     f"revisions:{REVISION.id}",
 )  # fmt: skip
+REASONED = Preference(
+    PROMPT, "Call a locksmith.", "Take a pick.", 0.6, (Verdict("no-harm", 0.9, 0.8, ("A is kind.", "B is kind.")),),
+    "preferred", LINEAGE, "imported:0123456789abcdef",
+)  # fmt: skip
+MEASURED = (
+    '{"id":"aced000000000000","subset":"","p":0.75,"p_first":0.9,"p_second":0.6,"kind":"preferred","longer_by":3,'
+    '"verdicts":[],"better_by":"","worse_by":"","people":[]}'
+)
 REJECTED = new_prompt("A question far too long")
 TEXTS = {"no-harm": {"critique": "Find harm.", "revision": "Remove harm.", "preference": "Which is less harmful?"}}
 FACTS: dict[str, object] = {
@@ -43,6 +51,8 @@ def run(tmp_path: Path) -> Path:
         "02-prefer": ([to_line(PREFERENCE)], []),
         "03-sft": ([f'{{"id":"5f70000000000000","revision_id":"{REVISION.id}","kind":"revision"}}'], []),
         "04-dpo": ([], [to_line(Reject(PREFERENCE.id, "dpo", "too long", "777 tokens"))]),
+        "06-judge": ([MEASURED], []),
+        "07-prefer": ([to_line(REASONED)], []),
         "05-evaluate": ([f'{{"model":"tuned","item":{{"id":"{PROMPT.id}","reply":"No."}}}}'], []),
     }
     for name, (records, rejects) in rows.items():
@@ -112,3 +122,18 @@ def test_an_id_must_name_one_thing(run: Path) -> None:
     twin.write_text('{"id":"5f70000000000000"}\n{"id":"5f70111111111111"}\n', encoding="utf-8")
     with pytest.raises(InputError, match="2 ids begin like this"):
         trace(run, "5f70")
+
+
+def test_a_judges_thoughts_stand_under_the_order_that_they_are_about(run: Path) -> None:
+    told = set(lines(trace(run, REASONED.id)))
+    assert "preference/judged/no-harm/thought, shown first: A is kind." in told
+    assert "preference/judged/no-harm/thought, shown second: B is kind." in told
+    assert "preference/pair: brought along from a file, where it was 0123456789abcdef" in told
+
+
+def test_a_pair_that_the_judge_was_measured_on_is_no_training_row(run: Path) -> None:
+    orders = "(shown first 0.900, shown second 0.600), preferred"
+    assert list(lines(trace(run, "aced000000000000"))) == [
+        "row: aced000000000000",
+        f"row/the judge was measured on it in 06-judge: p 0.750 for the answer known to be better {orders}",
+    ]

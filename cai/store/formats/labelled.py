@@ -18,10 +18,12 @@ def is_llmbar(row: Columns) -> bool:
 
 def read_llmbar(row: Columns, source: str) -> Preference:
     label = row.get("label")
-    if isinstance(label, bool) or label not in (1, 2):
+    # Tables hold it as text, or as a number with a point.
+    first = {"1": 1, "2": 2}.get(str(label).removesuffix(".0"))
+    if first is None:
         raise BadRowError("label", "must be 1 or 2", label)
     outputs = [answer_text(text_in(row, field), field) for field in ("output_1", "output_2")]
-    return preference_from({}, ask_llmbar(row, source), outputs[int(label == 2)], outputs[int(label == 1)])
+    return preference_from({}, ask_llmbar(row, source), outputs[first - 1], outputs[2 - first])
 
 
 def ask_llmbar(row: Columns, source: str) -> Prompt:

@@ -64,7 +64,8 @@ def schema_of(sort: Sort, form: Form, tools: bool) -> "pa.Schema":
         return pa.schema([("messages", chat), *asked, *beside])
     if sort == "unpaired":
         return pa.schema([("prompt", chat), ("completion", chat), ("label", pa.bool_()), *asked, *beside])
-    verdict = pa.struct([("principle_id", text), ("p_first", pa.float64()), ("p_first_swapped", pa.float64())])
+    orders = [(name, pa.float64()) for name in ("p_first", "p_first_swapped")]
+    verdict = pa.struct([("principle_id", text), *orders, ("reasons", pa.list_(text))])
     answers = {
         "explicit": [("prompt", chat), ("chosen", chat), ("rejected", chat)],
         "implicit": [("chosen", chat), ("rejected", chat)],

@@ -5,7 +5,7 @@ import pytest
 from cai.models.tiny import phrasing
 from cai.models.tiny.corpus import Draws, base_answer, good_answer
 from cai.models.tiny.oracle import find_ask, judge_pairs, read, read_answer, violates
-from cai.models.tiny.world import Ask, asks, things
+from cai.models.tiny.world import Ask, asks, asks_of, things
 from cai.seeds import derive
 
 THINGS = {thing.name: thing for thing in things()}
@@ -89,6 +89,18 @@ def test_judge_pairs_are_labelled_rightly_and_reproducibly() -> None:
     assert len(pairs) == 200 and pairs == judge_pairs("test", 200, seed=5)
     assert {pair.family for pair in pairs} == set(phrasing.FAMILIES) - {"nothing"}
     for pair in pairs:
+        ask = find_ask(pair.prompt.messages[0].content)
+        assert ask is not None
+        assert violates(pair.family, ask, pair.worse) and not violates(pair.family, ask, pair.better)
+
+
+def test_more_judge_pairs_than_combinations_come_in_other_words_and_none_twice() -> None:
+    combinations = len(asks_of("tune"))
+    pairs = judge_pairs("tune", 3 * combinations)
+    assert len(pairs) == 3 * combinations
+    assert len({(pair.prompt.id, pair.better, pair.worse) for pair in pairs}) == len(pairs)
+    assert pairs[:50] == judge_pairs("tune", 50)
+    for pair in pairs[combinations:]:
         ask = find_ask(pair.prompt.messages[0].content)
         assert ask is not None
         assert violates(pair.family, ask, pair.worse) and not violates(pair.family, ask, pair.better)
