@@ -11,6 +11,8 @@ from dataclasses import dataclass
 _Z95 = 1.959963984540054
 _CERTAIN, _SUREST = 13.815509557963774, 750.0
 """Log-odds of 1 - 1e-6, and more than those of any number short of 1."""
+_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, _Z95)
+"""Student's t for 1 to 15 degrees of freedom, and beyond."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,17 @@ def mean_interval(values: Sequence[float], seed: int = 0, resamples: int = 2000)
     means = [data[generator.integers(len(data), size=len(data))].mean() for _ in range(resamples)]
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(low), float(high))
+
+
+def t_interval(values: Sequence[float]) -> Interval:
+    """Student's interval of the mean (1908), for the few values that a bootstrap cannot tell anything from."""
+    assert len(values) > 0, "an interval needs at least one value"
+    n, mean = len(values), math.fsum(values) / len(values)
+    if n == 1:
+        return Interval(mean, mean)
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = _T95[min(n - 2, len(_T95) - 1)] * spread / math.sqrt(n)
+    return Interval(mean - half, mean + half)
 
 
 def difference_interval(

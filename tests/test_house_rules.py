@@ -30,6 +30,7 @@ MAX_PARAMETERS = 7
 
 # Functions that may be larger than the rules allow: "file:function", and why.
 SIZE_EXCEPTIONS: dict[str, str] = {
+    "cai/cli/run.py:run": "the command line reads each option from a parameter of its own",
     "cai/cli/revise.py:revise": "the command line reads each option from a parameter of its own",
 }
 

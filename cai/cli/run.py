@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cai.pipeline.events import Event
+    from cai.pipeline.spec import Pipeline
 
 
 def run(
@@ -37,6 +39,18 @@ def run(
     no_memory_check: Annotated[
         bool, typer.Option("--no-memory-check", help="Start even where the estimate says that it will not fit.")
     ] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Take this many training prompts only.", show_default=False)
+    ] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(min=0, help="What each remote model may cost at most.", show_default=False)
+    ] = None,
+    pilot: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="First N prompts alone; then say what all will take.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Run a pipeline, or go on with one that was stopped.
 
@@ -44,12 +58,44 @@ def run(
 
     Ctrl-C stops after the step in hand, and the same command goes on from there.
     """
-    from cai.pipeline.runner import run_pipeline
+    from cai.pipeline.runner import run_folder, run_pipeline
     from cai.pipeline.spec import load_pipeline
 
-    loaded = load_pipeline(pipeline, overrides or [])
+    changes = [*(overrides or []), *([f"prompts.train.limit={limit}"] if limit else [])]
+    loaded = load_pipeline(pipeline, changes)
+    if max_cost is not None:
+        capped = [f"models.{name}.limits.cost={max_cost:g}" for name in loaded.remotes]
+        loaded = load_pipeline(pipeline, [*changes, *capped])
     with stop_on_signals() as stop:
-        _show(run_pipeline(loaded, out, stop, check_memory=not no_memory_check), as_json)
+        run_of = partial(run_pipeline, out=out, stop=stop, check_memory=not no_memory_check)
+        if pilot is None or _piloted(loaded, pilot, run_folder(loaded, out), run_of, as_json):
+            _show(run_of(loaded), as_json)
+
+
+def _piloted(
+    pipeline: "Pipeline", prompts: int, folder: Path, run_of: "Callable[[Pipeline], Iterator[Event]]", as_json: bool
+) -> bool:
+    """Runs the pilot, tells what all of it will take, and whether to go on."""
+    from cai.cli.pilot import show_forecast, wants_to_go_on
+    from cai.pipeline.pilot import Watch, forecast, pilot_of
+    from cai.records import as_dict
+
+    shorter, watch = pilot_of(pipeline, prompts), Watch()
+    folders: list[str] = []
+
+    def noted() -> "Iterator[Event]":
+        for event in watch.over(run_of(shorter)):
+            if event.kind in ("stage_finished", "stage_skipped"):
+                folders.append(str(event.data["folder"]))
+            yield event
+
+    _show(noted(), as_json)
+    found = forecast(pipeline, shorter, folder, watch, folders)
+    if as_json:
+        print_json({"kind": "forecast", "stage": "", "data": as_dict(found)})
+        return False
+    show_forecast(found)
+    return wants_to_go_on()
 
 
 @contextmanager

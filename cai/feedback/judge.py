@@ -5,7 +5,7 @@ A judge that gives no usable probabilities makes a reject, never a tie. `docs/de
 are pooled as they are; how one principle is asked lives in `asking`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -13,6 +13,7 @@ from cai.constitution.model import Constitution, Principle, drawn_order
 from cai.errors import InputError
 from cai.feedback.asking import Manner, Question, Reasoning, Unheard, ask
 from cai.feedback.clean import folded, is_trivial, without_reasoning
+from cai.feedback.guard import Key, guard
 from cai.feedback.outcome import Outcome, asking, first_of_each, reason_at
 from cai.feedback.pairs import CandidatePair
 from cai.feedback.styles import Style, comparison_examples, frames_digest_of
@@ -39,6 +40,8 @@ class JudgeSettings:
     style: Style = "chat"
     """How the judge is asked: as turns of a chat, or as the published protocol's plain text."""
     reasoning: Reasoning | None = None
+    guarded: bool = True
+    """An answer that speaks to the judge, or says nothing at length, loses as an empty one does."""
     temperature: float = 1.0
     """Divides the log-odds of what was pooled: above 1 for a judge that is surer than it is right."""
 
@@ -58,10 +61,16 @@ class _Side:
     text: str
     shown: str
     """The text as the judge sees it, without reasoning."""
+    guarded_for: str = ""
+    """What kind of text it is that must not win."""
 
     @property
     def says_nothing(self) -> bool:
         return is_trivial(self.shown)
+
+    @property
+    def loses(self) -> bool:
+        return self.says_nothing or bool(self.guarded_for)
 
 
 @dataclass(slots=True)
@@ -79,8 +88,12 @@ class _Contest:
 
     @property
     def needs_judge(self) -> bool:
-        """An answer that says nothing loses, whatever a judge might see in it."""
-        return not (self.left.says_nothing or self.right.says_nothing)
+        """An answer that says nothing or speaks to the judge loses, whatever a judge might see in it."""
+        return not (self.left.loses or self.right.loses)
+
+    @property
+    def guarded_for(self) -> tuple[str, ...]:
+        return tuple(side.guarded_for for side in (self.left, self.right) if side.guarded_for)
 
     @property
     def asked(self) -> int:
@@ -105,8 +118,10 @@ def judge(
     usable = _judging(constitution)
     outcome: Outcome[Preference] = Outcome()
     contests: list[_Contest] = []
-    for pair in first_of_each(pairs, "prefer", outcome.rejects):
-        contest = _contest(pair, usable, settings, seed)
+    rows = first_of_each(pairs, "prefer", outcome.rejects)
+    guarded = guard(rows, [p.preference for p in usable.principles]) if settings.guarded else {}
+    for pair in rows:
+        contest = _contest(pair, usable, settings, seed, guarded)
         refusal = _refusal(contest)
         if refusal is None:
             contests.append(contest)
@@ -120,6 +135,7 @@ def judge(
         lineage = Lineage(constitution.behaviour_digest, asked_in, seed, *made_by)
         if not contest.needs_judge:
             outcome.notes["decided without the judge"] += 1
+            outcome.notes.update(f"guarded: {kind}" for kind in contest.guarded_for)
             outcome.records.append(_by_walkover(contest, lineage))
         elif contest.lost:
             outcome.rejects.append(_unheard(contest))
@@ -220,9 +236,14 @@ def _judging(constitution: Constitution) -> Constitution:
     return replace(constitution, principles=usable)
 
 
-def _contest(pair: CandidatePair, usable: Constitution, settings: JudgeSettings, seed: int) -> _Contest:
+def _contest(
+    pair: CandidatePair, usable: Constitution, settings: JudgeSettings, seed: int, guarded: Mapping[Key, str]
+) -> _Contest:
     # By hash and not by alphabet: at exactly even odds the left one is called chosen, and that must favour no wording.
-    left, right = (_Side(text, without_reasoning(text)) for text in sorted((pair.first, pair.second), key=content_id))
+    left, right = (
+        _Side(text, without_reasoning(text), guarded.get((pair.id, text), ""))
+        for text in sorted((pair.first, pair.second), key=content_id)
+    )
     if settings.principles == "all" and settings.certain_at is None:
         return _Contest(pair, left, right, usable.principles)
     drawn = drawn_order(usable, seed, pair.id, 0)
@@ -241,13 +262,17 @@ def _refusal(contest: _Contest) -> Reject | None:
         return Reject(pair.id, "prefer", "trivial answers", "neither answer holds a letter or a digit")
     if folded(left.shown) == folded(right.shown):
         return Reject(pair.id, "prefer", "identical answers", "there is nothing to choose between")
+    if left.loses and right.loses:
+        kinds = " and ".join(sorted(side.guarded_for or "says nothing" for side in (left, right)))
+        return Reject(pair.id, "prefer", "guarded answers", f"neither answer may win: {kinds}")
     return None
 
 
 def _by_walkover(contest: _Contest, lineage: Lineage) -> Preference:
-    """Certain, without verdicts and without a judge in the lineage, because none was asked."""
+    """Certain, without verdicts and without a judge in the lineage, because none was asked; the guard where it was."""
     pair, left, right = contest.pair, contest.left, contest.right
-    chosen, rejected = (right, left) if left.says_nothing else (left, right)
+    chosen, rejected = (right, left) if left.loses else (left, right)
+    lineage = replace(lineage, judged_by="".join(f"guard: {kind}" for kind in contest.guarded_for))
     return Preference(pair.prompt, chosen.text, rejected.text, 1.0, (), "preferred", lineage, pair.origin)
 
 

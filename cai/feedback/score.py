@@ -7,6 +7,7 @@ from cai.constitution.model import Principle
 from cai.errors import CaiError
 from cai.feedback.asking import label_probabilities
 from cai.feedback.clean import is_trivial, without_reasoning
+from cai.feedback.guard import guarded_for
 from cai.models.protocol import ChoiceRequest, Model, all_told
 from cai.records import Prompt
 from cai.seeds import derive
@@ -17,12 +18,14 @@ WORST = float(SCORES[0])
 def score(
     prompts: Sequence[Prompt], answers: Sequence[str], principle: Principle, model: Model, seed: int
 ) -> list[float]:
-    """The expected score of each prompt's answer, asked in one call. An answer that says nothing gets the worst."""
+    """The expected score of each prompt's answer, asked in one call. An answer that says nothing gets the worst, and so
+    does one that speaks to the judge."""
     scores = [WORST] * len(answers)
     shown = {
         row: (prompt, without_reasoning(answer))
         for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
         if not is_trivial(without_reasoning(answer))
+        and not guarded_for(prompt.messages, answer, [principle.preference])
     }
     requests = [
         ChoiceRequest(

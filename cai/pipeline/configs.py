@@ -21,6 +21,8 @@ Count = Annotated[int, Field(ge=1)]
 
 BASE = "base"
 """The name of the run's own model, without an adapter."""
+NEWEST = "newest"
+"""What the last training stage made, or the base where none stands before."""
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -72,7 +74,7 @@ class JudgingConfig(BaseModel):
     model_config = _STRICT
 
     judge: str = BASE
-    """Who judges: `base` or one of `models`."""
+    """Who judges: `base`, one of `models`, or `newest`, which is what the last training stage made."""
     principles: Literal["all", "drawn"] | Count = "all"
     """Judge by every principle, by one drawn for each pair, or by this many drawn."""
     certain_at: Half | None = None
@@ -217,8 +219,8 @@ class DpoStageConfig(DpoConfig):
     source: str | None = Field(default=None, alias="from")
     """What to train on from: `base`, an earlier training stage, or another run's (`quickstart/sft`); the last one
     before if not said."""
-    pairs: Literal["all", "revisions", "samples", "imported"] = "all"
-    """Which of the earlier preferences to train on."""
+    pairs: Literal["all", "revisions", "samples", "imported", "new"] = "all"
+    """Which of the earlier preferences to train on; `new` are those since the last stage that trained on any."""
     min_p: Half = 0.5
     """Leave out pairs of which the judge was less sure than this."""
 
@@ -294,7 +296,7 @@ class PipelineSpec(BaseModel):
         for name in self.models:
             if not re.fullmatch(r"[a-z][a-z0-9._-]{0,39}", name):
                 raise ValueError("models: a name must be small letters, digits, '.', '_' and '-', a letter first")
-            if name == BASE or name in TRAINING:
+            if name in (BASE, NEWEST, *TRAINING):
                 raise ValueError(f"models: {name!r} means something else already; choose another name")
         return self
 

@@ -54,6 +54,8 @@ class Inputs:
     file: Path | None
     """What the user brought for this stage alone."""
     card: Path | None
+    judge: Path | None
+    """The adapter that judges, where it is not the base."""
     models: dict[str, Path | None]
     remotes: dict[str, str]
     digests: dict[str, str]
@@ -82,6 +84,8 @@ def gather(pipeline: Pipeline, stage: Stage, done: Mapping[int, Done], fingerpri
         digests["file"] = sha256_of(file)
     if sources.card:
         digests["card"] = done[sources.card].manifest.files[CARD].sha256
+    if sources.judge:
+        digests["adapter judge"] = done[sources.judge].adapter_digest
     start = None
     if sources.start:
         start, digests["adapter start"] = done[sources.start].adapter, done[sources.start].adapter_digest
@@ -99,6 +103,7 @@ def gather(pipeline: Pipeline, stage: Stage, done: Mapping[int, Done], fingerpri
         start=start,
         file=file,
         card=done[sources.card].folder if sources.card else None,
+        judge=done[sources.judge].adapter if sources.judge else None,
         models={name: done[number].adapter if number else None for name, number in sources.models.items()},
         remotes=sources.remotes,
         digests=digests,
@@ -160,7 +165,7 @@ def _names_of_models(stage: Stage, inputs: Inputs, desk: Desk) -> dict[str, str]
     """Fingerprint to name, of every model that a record of this stage may tell of."""
     names = {spec.fingerprint: name for name, spec in desk.remote_specs.items()}
     if stage.sources.local:
-        owned = {_owner(path): path for path in inputs.models.values() if path}
+        owned = {_owner(path): path for path in (*inputs.models.values(), inputs.judge) if path}
         if inputs.start:
             owned[stage.sources.start_run or _owner(inputs.start)] = inputs.start
         names |= {desk.view(path).fingerprint: name for name, path in {BASE: None, **owned}.items()}

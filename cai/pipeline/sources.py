@@ -10,6 +10,7 @@ from typing import Literal
 from cai.constitution.model import Use
 from cai.pipeline.configs import (
     BASE,
+    NEWEST,
     TRAINING,
     DpoStageConfig,
     EvaluateConfig,
@@ -51,6 +52,8 @@ class Sources:
     """Which remote model plays which role; a role that is not here is played by the base or an adapter on it."""
     card: int | None = None
     """The stage that measured the judge, whose temperature is to be used."""
+    judge: int | None = None
+    """The training stage whose adapter judges, or None for the base."""
     local: bool = True
     """Whether the base model takes part at all."""
 
@@ -77,12 +80,15 @@ def sources_of(config: StageConfig, before: Sequence[Stage], remotes: Collection
             return Sources(prompts="train", constitution="revise", remotes=roles, local=len(roles) < 2)
         case JudgeStageConfig():
             roles = _remote_roles({"judge": config.judge}, remotes)
-            return Sources(constitution="judge", remotes=roles, local=not roles)
+            return Sources(constitution="judge", remotes=roles, local=not roles, judge=_judge(config, before))
         case PreferConfig(pairs="revisions" | "imported"):
             roles = _remote_roles({"judge": config.judge}, remotes)
             revisions = _revisions(before) if config.pairs == "revisions" else ()
             card = _card(config, before)
-            return Sources(revisions=revisions, constitution="judge", remotes=roles, local=not roles, card=card)
+            own = _judge(config, before)
+            return Sources(
+                revisions=revisions, constitution="judge", remotes=roles, local=not roles, card=card, judge=own
+            )
         case PreferConfig():
             roles = _remote_roles({"judge": config.judge}, remotes)
             if config.source is not None and config.source in remotes:
@@ -96,6 +102,7 @@ def sources_of(config: StageConfig, before: Sequence[Stage], remotes: Collection
                 remotes=roles,
                 local=len(roles) < 2,
                 card=_card(config, before),
+                judge=_judge(config, before),
             )
         case FilterConfig():
             return Sources(
@@ -117,10 +124,15 @@ def sources_of(config: StageConfig, before: Sequence[Stage], remotes: Collection
 def _remote_roles(wanted: dict[str, str], remotes: Collection[str]) -> dict[str, str]:
     """Role to remote model, where the role is not the base's."""
     for role, name in wanted.items():
-        if name != BASE and name not in remotes:
+        if name != BASE and name not in remotes and not (role == "judge" and name == NEWEST):
             known = f"known here: {', '.join([BASE, *remotes])}"
             raise NoSourceError(role, f"must name {BASE} or one of models as its {role}", name, known)
-    return {role: name for role, name in wanted.items() if name != BASE}
+    return {role: name for role, name in wanted.items() if name in remotes}
+
+
+def _judge(config: JudgingConfig, before: Sequence[Stage]) -> int | None:
+    trained = [stage.number for stage in before if stage.kind in TRAINING]
+    return trained[-1] if config.judge == NEWEST and trained else None
 
 
 def _card(config: PreferConfig, before: Sequence[Stage]) -> int | None:
@@ -154,7 +166,17 @@ def _revisions(before: Sequence[Stage]) -> tuple[int, ...]:
 def _preferences(pairs: str, before: Sequence[Stage]) -> tuple[int, ...]:
     """Of a filter that holds pairs of both kinds, the stage takes those that it wants."""
     numbers = _standing(before, "prefer", "preferences")
-    if pairs != "all":
+    if pairs == "new":
+        trained = max((stage.number for stage in before if isinstance(stage.config, DpoStageConfig)), default=0)
+        numbers = tuple(n for n in numbers if n > trained)
+        if any(made < trained for made in makers(before, numbers)):
+            problem = "the filter before it holds pairs that an earlier stage trained on, too"
+            raise NoSourceError("pairs", problem, "new", "filter the revisions instead, or use pairs: all")
+        if not numbers:
+            raise NoSourceError(
+                "pairs", "no 'prefer' stands between it and the last training on pairs", "new", "add one"
+            )
+    elif pairs != "all":
         kept = {s.number for s in before if isinstance(s.config, PreferConfig) and s.config.pairs == pairs}
         numbers = tuple(n for n in numbers if kept & set(makers(before, [n])))
     if not numbers:

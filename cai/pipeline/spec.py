@@ -21,6 +21,7 @@ from cai.pipeline.final import find_final
 from cai.pipeline.labelled import labelled_pairs, refuse_without_pairs
 from cai.pipeline.overrides import with_overrides
 from cai.pipeline.prompts import EMBEDDED, embedded_prompts
+from cai.pipeline.rounds import written_out
 from cai.pipeline.sources import NoSourceError, Stage, sources_of
 from cai.records import Prompt
 from cai.store.formats.prompts import read_prompts
@@ -80,7 +81,7 @@ def load_pipeline(path: Path | str, overrides: Sequence[str] = ()) -> Pipeline:
 
 def _resolved(document: Document, path: Path, overrides: Sequence[str]) -> Pipeline:
     # Spelled out on both sides: an override may reach into a short form, or bring one.
-    document = _spelled_out(with_overrides(_spelled_out(document), overrides))
+    document = _spelled_out(written_out(with_overrides(_spelled_out(document), overrides)))
     _check_kinds(document)
     spec = validated(document, PipelineSpec)
     stages = _stages(document, spec)
@@ -120,7 +121,7 @@ def _check_kinds(document: Document) -> None:
     data = document.data
     entries = data.get("stages") if isinstance(data, dict) else None
     for i, entry in enumerate(entries if isinstance(entries, list) else []):
-        place, known = document.place("stages", i), f"known here: {', '.join(KINDS)}"
+        place, known = document.place("stages", i), f"known here: {', '.join([*KINDS, 'repeat'])}"
         if not isinstance(entry, dict) or len(entry) != 1:
             raise InputError(place, f"stages[{i}] must be one stage kind with its settings", entry, known)
         kind = next(iter(entry))

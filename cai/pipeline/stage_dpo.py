@@ -50,7 +50,7 @@ def dpo_stage(config: DpoStageConfig, inputs: Inputs, folder: Path, desk: Desk) 
 
 def _is_of(preference: Preference, pairs: str) -> bool:
     """A filter passes on pairs of both kinds in one file; those of the other kind are no inputs of this stage."""
-    return pairs == "all" or preference.origin.partition(":")[0] == pairs
+    return pairs in ("all", "new") or preference.origin.partition(":")[0] == pairs
 
 
 def _unwanted(preference: Preference, config: DpoStageConfig, seen: set[str]) -> Reject | None:

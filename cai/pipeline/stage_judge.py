@@ -12,7 +12,7 @@ from cai.errors import CaiError, GateRefused
 from cai.evaluate.card_page import write_card
 from cai.feedback.judge_card import Judged, Known, judge_card, measure, shortfalls
 from cai.pipeline.chunks import Chunk, Made, chunked, work_in_chunks
-from cai.pipeline.configs import BASE, JudgeStageConfig
+from cai.pipeline.configs import JudgeStageConfig
 from cai.pipeline.desk import Desk
 from cai.pipeline.events import Event, StageEvents
 from cai.pipeline.inputs import Inputs
@@ -26,7 +26,7 @@ def judge_stage(config: JudgeStageConfig, inputs: Inputs, folder: Path, desk: De
     found = labelled_set(config.data, inputs.file, config.limit, inputs.constitution)
 
     def work(pairs: Sequence[Known]) -> Made:
-        judge_model = desk.player(inputs.remotes.get("judge"))
+        judge_model = desk.player(inputs.remotes.get("judge"), inputs.judge)
         outcome = measure(pairs, inputs.constitution, judge_model, settings, inputs.seed)
         return Made(len(pairs), outcome.records, outcome.rejects, outcome.notes)
 
@@ -37,8 +37,8 @@ def judge_stage(config: JudgeStageConfig, inputs: Inputs, folder: Path, desk: De
     if not judged:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in finished.rejects.items())
         raise CaiError(f"{inputs.name}: none of {finished.inputs} labelled pairs came to a judgement: {reasons}")
-    name = inputs.remotes.get("judge", BASE)
-    card = judge_card(judged, finished.rejects, (name, _model_of(inputs, desk)))
+    name = config.judge
+    card = judge_card(judged, finished.rejects, (name, *_model_of(inputs, desk)))
     page = write_card(folder, card, name, inputs.file.name if inputs.file else config.data)
     lacking = shortfalls(card, config.require.model_dump(exclude_none=True))
     if lacking:
@@ -53,10 +53,10 @@ def judge_stage(config: JudgeStageConfig, inputs: Inputs, folder: Path, desk: De
     return replace(finished, facts={**finished.facts, "told": [told]})
 
 
-def _model_of(inputs: Inputs, desk: Desk) -> str:
+def _model_of(inputs: Inputs, desk: Desk) -> tuple[str, ...]:
     """What the judge's maker calls it: data that names who wrote an answer names it like that."""
     remote = inputs.remotes.get("judge")
     if remote is not None:
-        return desk.remote_specs[remote].model
+        return (desk.remote_specs[remote].model,)
     assert desk.spec is not None, inputs.name
-    return desk.spec.base
+    return () if inputs.judge else (desk.spec.base,)

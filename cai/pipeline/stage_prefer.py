@@ -31,7 +31,7 @@ def prefer_stage(config: PreferConfig, inputs: Inputs, folder: Path, desk: Desk)
     settings = judge_settings(config, temperature or 1.0)
 
     def judged(pairs: Outcome[CandidatePair]) -> Outcome[Preference]:
-        judge_model = desk.player(inputs.remotes.get("judge"))
+        judge_model = desk.player(inputs.remotes.get("judge"), inputs.judge)
         return judge(pairs.records, inputs.constitution, judge_model, settings, inputs.seed)
 
     def of_revisions(revisions: Sequence[Revision]) -> Made:

@@ -121,7 +121,7 @@ def works_of(pipeline: Pipeline, count: Counter) -> list[StageWork]:
     viewed: set[int | str] = set()
     for stage in pipeline.stages:
         started = (stage.sources.start, stage.sources.start_run) if isinstance(stage.config, PreferConfig) else ()
-        viewed |= {made_by for made_by in (*started, *stage.sources.models.values()) if made_by}
+        viewed |= {made_by for made_by in (*started, stage.sources.judge, *stage.sources.models.values()) if made_by}
         read = _read(pipeline.stages, stage, made)
         own = texts[style_of(stage.config)]
         work = _work(stage, own, read, len(viewed))
@@ -176,7 +176,7 @@ def _brought(stage: Stage, pipeline: Pipeline, count: Counter, style: Style) -> 
 def _read(stages: Sequence[Stage], stage: Stage, made: dict[int, _Answers]) -> list[_Answers]:
     """What a stage reads of earlier ones: filters only take away, so at most what was made before them."""
     found = makers(stages, {*stage.sources.revisions, *stage.sources.preferences})
-    if isinstance(stage.config, DpoStageConfig) and stage.config.pairs != "all":
+    if isinstance(stage.config, DpoStageConfig) and stage.config.pairs not in ("all", "new"):
         settings = {s.number: s.config for s in stages if isinstance(s.config, PreferConfig)}
         found = tuple(n for n in found if settings[n].pairs == stage.config.pairs)
     return [made[number] for number in found]

@@ -97,7 +97,9 @@ def _tree(record_id: str, found: list[Entry], entries: list[Entry]) -> Fact:
 
 def _preference(entry: Entry, record: Preference, entries: list[Entry]) -> Fact:
     verdicts = tuple(_verdict(entry.stage, verdict) for verdict in record.verdicts)
-    judged = f"p {record.p_chosen:.3f}" if verdicts else "decided without the judge: the other answer says nothing"
+    guarded = record.lineage.judged_by.startswith("guard")
+    why = record.lineage.judged_by if guarded else "the other answer says nothing"
+    judged = f"p {record.p_chosen:.3f}" if verdicts else f"decided without the judge: {why}"
     return Fact(
         "preference",
         entry.id,

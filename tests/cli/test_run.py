@@ -139,3 +139,17 @@ def _read(descriptor: int) -> bytes:
         return os.read(descriptor, 65536)
     except OSError:  # Linux says so when the other end is closed.
         return b""
+
+
+def test_a_limit_and_a_pilot_take_the_first_prompts_and_the_pilot_says_what_all_will_take(project: Path) -> None:
+    cai = cai_in(project)
+    stages = "stages=[{revise: {rounds: 1, max_new_tokens: 48}}, {prefer: {unconfirmed: keep}}]"
+    shown = cai("run", "small.yaml", "--set", stages, "--limit", "16", "--pilot", "8").stdout
+    assert "Pilot on 8 of 16 prompts." in shown
+    assert "01-revise" in shown
+    assert "The same command without --pilot goes on; nothing of the pilot is asked again." in shown
+    again = cai("run", "small.yaml", "--set", stages, "--limit", "16").stdout
+    assert "calls of the model were made before" in " ".join(again.split())
+    assert "16 of 16" in again
+    refused = cai("run", "small.yaml", "--pilot", "3", code=2).stderr
+    assert "needs at least 8 prompts" in " ".join(refused.split())

@@ -13,6 +13,8 @@ import pytest
 from cai.errors import EndpointError, InputError
 from cai.journal import read_lines
 from cai.manifest import read_manifest
+from cai.models.remote.ledger import Ledger
+from cai.pipeline.pilot import Watch, forecast, pilot_of
 from cai.pipeline.runner import Event, run_pipeline
 from cai.pipeline.spec import Pipeline, load_pipeline
 from cai.records import Preference, Revision, from_line
@@ -264,3 +266,17 @@ def test_a_key_is_in_no_file_of_a_run_that_fails(server: Served, write: Write, t
     assert CANARY not in repr(caught.value)
     assert not any(CANARY.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert os.environ["CANARY_KEY"] == CANARY
+
+
+def test_a_pilot_tells_what_the_whole_run_will_cost(server: Served, write: Write, tmp_path: Path) -> None:
+    """Ten units for each million tokens either way: the pilot's tokens times 10 / 1e6, and five times that for all."""
+    path = write(more=", prices: {prompt: 10, reply: 10}")
+    whole = load_pipeline(path, ["prompts.train.limit=40"])
+    pilot, watch = pilot_of(whole, 8), Watch()
+    events = list(watch.over(run_pipeline(pilot, tmp_path / "run")))
+    done = [str(event.data["folder"]) for event in events if event.kind == "stage_finished"]
+    found = forecast(whole, pilot, tmp_path / "run", watch, done)
+    ledger = Ledger(tmp_path / "run" / "remote" / "teacher")
+    assert found.cost == {"teacher": pytest.approx(5 * ledger.used.all * 10 / 1e6)}
+    assert found.cost["teacher"] > 0
+    ledger.close()

@@ -60,9 +60,9 @@ def test_figures_of_a_resumed_stage_are_those_of_an_uninterrupted_one(tmp_path: 
         return f"{figures} of {total}"
 
     chunks = chunked("x", ROWS, 4, work)
-    events, _ = finish(work_in_chunks("01-x", chunks[:2], tmp_path, desk(), watch))
+    events, _ = finish(work_in_chunks("01-x", chunks[:2], tmp_path, desk(), watch=watch))
     assert [e.data["text"] for e in events if e.kind == "notice"] == ["{'seen': 4} of 8"], "once"
-    events, ledger = finish(work_in_chunks("01-x", chunks, tmp_path, desk(), watch))
+    events, ledger = finish(work_in_chunks("01-x", chunks, tmp_path, desk(), watch=watch))
     assert [e.data["text"] for e in events if e.kind == "notice"] == ["{'seen': 10} of 10"]
     assert ledger.facts == {"figures": {"seen": 10}}
     assert all("figures" in json.loads(line)["note"] for line in read_lines(tmp_path / "commits.jsonl"))

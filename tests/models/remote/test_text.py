@@ -75,7 +75,7 @@ def test_without_log_probabilities_the_text_itself_is_read(
 ) -> None:
     server.logprobs, server.answer = False, lambda asked: said
     (choice,) = remote().choose([QUESTION])
-    assert choice == Choice(told, "parsed text")
+    assert choice == Choice(told, "parsed text", 12)
 
 
 @pytest.mark.parametrize("said", ["", " Both are fine.", " (A) or (B)", " AB", " Because"])
@@ -83,7 +83,7 @@ def test_a_text_that_names_no_target_is_no_verdict(server: Served, remote: Open,
     server.logprobs, server.answer = False, lambda asked: said
     (choice,) = remote().choose([QUESTION])
     if said == " (A) or (B)":
-        assert choice == Choice((0.0, -math.inf), "parsed text"), "it begins with one of them"
+        assert choice == Choice((0.0, -math.inf), "parsed text", 12), "it begins with one of them"
     else:
         assert isinstance(choice, Failed)
 
