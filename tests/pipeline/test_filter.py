@@ -255,15 +255,17 @@ def test_a_filter_without_an_input_says_so(server: Served, write: Write, tmp_pat
 def test_training_takes_what_the_filter_left_and_the_report_tells(copied: Path, small: Small) -> None:
     """The pipeline of the finished run with two filters put in: what stood before the first is not made again."""
     stages = (
-        "[{revise: {rounds: 2, chunk: 3}}, {prefer: {pairs: samples, samples: 4, tie_below: 0.5}},"
+        "[{revise: {rounds: 2, chunk: 3}}, {prefer: {pairs: revisions, unconfirmed: keep, tie_below: 0.5, chunk: 3}},"
+        " {sft: {helpful: 1, batch_size: 4, epochs: 2, checkpoint_every: 2}},"
+        " {prefer: {pairs: samples, samples: 3, from: sft, tie_below: 0.5, chunk: 3}},"
         " {filter: {of: revisions, near_duplicates: 0.5, bursts: null, poor_text: false}},"
         " {filter: {balance_lengths: true, near_duplicates: null, bursts: null, poor_text: false}},"
-        " {sft: {helpful: 1, batch_size: 4, epochs: 1}}, {dpo: {batch_size: 4, pairs: samples}},"
+        " {sft: {helpful: 1, batch_size: 4, epochs: 1}}, {dpo: {batch_size: 4}},"
         " {evaluate: {chunk: 8, judge_pairs: 0}}]"
     )
     events = list(run_pipeline(small(f"stages={stages}"), copied))
-    assert [e.kind for e in events if e.kind.startswith("stage_")][:2] == ["stage_skipped", "stage_started"]
-    pairs = read_records(Preference, [folder_of(copied, "04-filter")])
+    assert [e.kind for e in events if e.kind.startswith("stage_")][:4] == ["stage_skipped"] * 4
+    pairs = read_records(Preference, [folder_of(copied, "06-filter")])
     preferred = [pair for pair in pairs if pair.kind == "preferred"]
     longer = [len(pair.chosen) > len(pair.rejected) for pair in preferred if len(pair.chosen) != len(pair.rejected)]
     assert 2 * sum(longer) == len(longer) > 0
