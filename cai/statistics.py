@@ -9,10 +9,11 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 _Z95 = 1.959963984540054
+_CERTAIN, _SUREST = 13.815509557963774, 36.7368005696771
+"""Log-odds of 1 - 1e-6, and of 1 - 2**-53, the last number short of 1: near 0 there are more, and both sides are one
+another's mirror."""
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, _Z95)
 """Student's t for 1 to 15 degrees of freedom, and beyond."""
-_CERTAIN, _SUREST = 13.815509557963774, 750.0
-"""Log-odds of 1 - 1e-6, and more than those of any number short of 1."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,7 @@ def _log_odds(p: float) -> float:
     """Beyond one in a million they grow by a thousandth only: infinite ones would let one wrong item decide everything
     and could not be tempered, and equal ones would no longer tell who is surer."""
     odds = math.log(p / (1 - p)) if 0 < p < 1 else math.copysign(_SUREST, p - 0.5)
+    odds = min(max(odds, -_SUREST), _SUREST)
     beyond = abs(odds) - _CERTAIN
     return odds if beyond <= 0 else math.copysign(_CERTAIN + beyond / 1000, odds)
 

@@ -136,14 +136,13 @@ def _judge(config: JudgingConfig, before: Sequence[Stage]) -> int | None:
 
 
 def _card(config: PreferConfig, before: Sequence[Stage]) -> int | None:
-    """The last measurement of a judge that judges in just this way."""
+    """The last measurement of a judge that judges in just this way; the newest model is another after each training."""
     if not config.calibrate:
         return None
-    ways = JudgingConfig.model_fields
+    ways, own = JudgingConfig.model_fields, _judge(config, before)
     for stage in reversed(before):
-        if isinstance(stage.config, JudgeStageConfig) and all(
-            getattr(stage.config, name) == getattr(config, name) for name in ways
-        ):
+        alike = all(getattr(stage.config, name, None) == getattr(config, name) for name in ways)
+        if isinstance(stage.config, JudgeStageConfig) and alike and stage.sources.judge == own:
             return stage.number
     remedy = "put one above it with the same judge, principles and thresholds, or remove calibrate"
     raise NoSourceError("calibrate", "needs a 'judge' stage before it that measures this judge", config.judge, remedy)

@@ -38,7 +38,7 @@ def judge_stage(config: JudgeStageConfig, inputs: Inputs, folder: Path, desk: De
         reasons = ", ".join(f"{reason} ({count})" for reason, count in finished.rejects.items())
         raise CaiError(f"{inputs.name}: none of {finished.inputs} labelled pairs came to a judgement: {reasons}")
     name = config.judge
-    card = judge_card(judged, finished.rejects, (name, _model_of(inputs, desk)))
+    card = judge_card(judged, finished.rejects, (name, *_model_of(inputs, desk)))
     page = write_card(folder, card, name, inputs.file.name if inputs.file else config.data)
     lacking = shortfalls(card, config.require.model_dump(exclude_none=True))
     if lacking:
@@ -53,10 +53,10 @@ def judge_stage(config: JudgeStageConfig, inputs: Inputs, folder: Path, desk: De
     return replace(finished, facts={**finished.facts, "told": [told]})
 
 
-def _model_of(inputs: Inputs, desk: Desk) -> str:
+def _model_of(inputs: Inputs, desk: Desk) -> tuple[str, ...]:
     """What the judge's maker calls it: data that names who wrote an answer names it like that."""
     remote = inputs.remotes.get("judge")
     if remote is not None:
-        return desk.remote_specs[remote].model
+        return (desk.remote_specs[remote].model,)
     assert desk.spec is not None, inputs.name
-    return desk.spec.base
+    return () if inputs.judge else (desk.spec.base,)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cai.errors import Interrupted
+from cai.errors import InputError, Interrupted
 from cai.feedback.judge import JudgeSettings, decide
 from cai.feedback.judge_card import Judged
 from cai.files import sha256_of
@@ -221,6 +221,19 @@ def test_a_plan_counts_what_the_file_and_the_set_bring(path: Path) -> None:
     [work] = works_of(thinking, token_counter(FOLDER))
     assert (work.judgements, work.answers) == (160 * 3 * 2 * 2, 160 * 3 * 2 * 2)
     assert work.new_tokens == work.answers * 256
+
+
+def test_a_card_of_the_newest_model_is_no_card_of_the_one_after(path: Path) -> None:
+    """What is newest is another model after each training."""
+    judge, prefer = "{judge: {judge: newest}}", "{prefer: {pairs: samples, judge: newest, calibrate: true}}"
+
+    def card(*stages: str) -> int | None:
+        return load_pipeline(path, [f"stages=[{', '.join(stages)}]"]).stages[-1].sources.card
+
+    assert card("revise", judge, prefer) == 2
+    assert card("revise", judge, "sft", judge, prefer) == 4
+    with pytest.raises(InputError, match="needs a 'judge' stage before it that measures this judge, got newest"):
+        card("revise", judge, "sft", prefer)
 
 
 def test_dpo_may_take_the_pairs_that_were_brought_along(path: Path) -> None:
