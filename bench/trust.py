@@ -67,7 +67,7 @@ def main() -> None:
     for row in rows:
         met = ("met" if row.met else "MISSED") if row.bar else ""
         print(f"{row.what:66} {row.value:8.4f} ({row.low:.4f} to {row.high:.4f})  {row.bar:16} {met}")
-    found = {"bench": "trust", "machine": machine(), "pairs": len(judged), "results": [vars(row) for row in rows]}
+    found = {"bench": "trust", "machine": machine(), "pairs": len(judged), "results": [as_told(row) for row in rows]}
     (RESULTS / "trust.json").write_text(json.dumps(found, indent=1) + "\n")
     write_table(rows, len(judged), asked.prompts)
     print(json.dumps(found))
@@ -213,6 +213,11 @@ def standing(ask: object, answer: str) -> tuple[int, int, int]:
     reading = read(ask, answer)
     broken = sum(violates(family, ask, answer) for family in FAMILIES)
     return (-broken, int(reading.well_formed), int(reading.correct or reading.label not in ("benign", "borderline")))
+
+
+def as_told(row: Row) -> dict[str, object]:
+    """JSON has no word for a number that is none."""
+    return {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in vars(row).items()}
 
 
 def accuracy_row(what: str, right: Sequence[bool], bar: str, met: bool) -> Row:

@@ -160,7 +160,9 @@ def card_command(
     data: Source,
     rows: OfSort = None,
     license_name: Annotated[str, typer.Option("--license", help="The data's licence.")] = "other",
-    judge_card: Annotated[Path | None, typer.Option(help="A judge's card to set in.", show_default=False)] = None,
+    judge_card: Annotated[
+        Path | None, typer.Option(help="A judge's card.json, or Markdown, to set in.", show_default=False)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the data set's card in Markdown: counts, lineage, the constitution, known limits."""
@@ -168,7 +170,7 @@ def card_command(
     from cai.store.data_stats import stats_of
 
     found = _open(data, rows)
-    text = CardText(license_name, judge_card.read_text(encoding="utf-8") if judge_card else "")
+    text = CardText(license_name, _judge_told(judge_card) if judge_card else "")
     card = data_card(found, stats_of(found.rows()), None, text)
     if as_json:
         print_json({"card": card})
@@ -201,6 +203,18 @@ def sample_command(
             print_json(as_dict(each))
     else:
         say_sample(chosen)
+
+
+def _judge_told(path: Path) -> str:
+    """A card that `cai judge card` wrote, or somebody's own words in Markdown."""
+    from cai.store.judge_told import judge_told, read_card
+
+    if path.suffix == ".json":
+        return judge_told(read_card(path))
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(str(path), f"cannot be read ({error})", None, "name a card.json or a Markdown file") from None
 
 
 def _layout(name: str | None) -> str:

@@ -11,8 +11,8 @@ from cai.evaluate.verdict import percent
 from cai.feedback.judge_card import BINS, JudgeCard, Part, Share
 from cai.files import write_atomic
 from cai.records import as_dict
+from cai.store.judge_told import CARD
 
-CARD = "card.json"
 SCHEMA = 1
 
 

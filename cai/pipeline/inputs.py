@@ -10,7 +10,6 @@ from pathlib import Path
 
 from cai.constitution.model import Constitution
 from cai.errors import InputError
-from cai.evaluate.card_page import CARD
 from cai.feedback.styles import frames_digest_of
 from cai.files import sha256_of
 from cai.manifest import Manifest, verify_manifest
@@ -20,6 +19,7 @@ from cai.pipeline.final import find_final
 from cai.pipeline.sources import Stage
 from cai.pipeline.spec import Pipeline
 from cai.records import Prompt, as_dict, digest
+from cai.store.judge_told import CARD
 from cai.store.run_folder import ADAPTER
 
 

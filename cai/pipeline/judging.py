@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 from cai.errors import DamagedFile
-from cai.evaluate.card_page import CARD
 from cai.feedback.asking import Reasoning
 from cai.feedback.judge import JudgeSettings
 from cai.models.protocol import Sampling
 from cai.pipeline.configs import JudgingConfig, PreferConfig
+from cai.store.judge_told import CARD
 
 
 def judge_settings(config: JudgingConfig, temperature: float = 1.0) -> JudgeSettings:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from cai.store.data_stats import DataStats
 from cai.store.dataset import DataSet
 from cai.store.formats.exporting import Exported
+from cai.store.judge_told import judge_told
 
 JUDGE_SLOT = "The judge has not been measured on labelled data. `cai judge card` says how far it can be trusted."
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -33,7 +34,7 @@ def data_card(data: DataSet, stats: DataStats, exported: Exported | None = None,
         _counts(data, stats, exported),
         _lineage(data, stats),
         _constitution(data),
-        f"## The judge\n\n{text.judge_card.strip() or JUDGE_SLOT}\n",
+        f"## The judge\n\n{text.judge_card.strip() or (judge_told(data.judge) if data.judge else JUDGE_SLOT)}\n",
         _limits(data, stats),
     ]
     return "\n".join(part for part in parts if part)

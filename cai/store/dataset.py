@@ -5,7 +5,7 @@ Rows are read anew each time they are asked for, so a data set is as large as th
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cai.errors import DamagedFile, InputError
@@ -16,6 +16,7 @@ from cai.store.formats.columns import Named
 from cai.store.formats.importing import RECORDS, read_rows
 from cai.store.formats.layouts import detect, sort_of
 from cai.store.formats.rows import SORTS, Answered, Sort
+from cai.store.judge_told import CARD, read_card
 from cai.store.run_folder import RUN, STAGES, read_run
 
 Row = Preference | Answered
@@ -41,6 +42,8 @@ class DataSet:
     """What the stages that made the data left out, by reason."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """Names of what was read, with digests of their content."""
+    judge: Mapping[str, object] = field(default_factory=dict)
+    """The card of the run's judge, where a stage of it measured one."""
 
     @property
     def named(self) -> Named:
@@ -67,7 +70,9 @@ def _of_run(path: Path, sort: Sort | None) -> DataSet:
         last_filter = max((stage.number for stage in made if stage.kind == "filter"), default=0)
         folders = [path / STAGES / stage.folder for stage in made if stage.number >= last_filter]
         if folders:
-            return _of_folders(path, folders, state.name, wanted)
+            found = _of_folders(path, folders, state.name, wanted)
+            cards = [path / STAGES / stage.folder / CARD for stage in finished if stage.kind == "judge"]
+            return replace(found, judge=read_card(cards[-1])) if cards else found
     remedy = "let the run finish a prefer or an sft stage first"
     raise InputError(str(path), f"holds no finished stage with {sort or 'rows'}", None, remedy)
 
