@@ -96,7 +96,7 @@ def _show(made: "Plan", card: int | None) -> None:
 
 
 def _work_table(made: "Plan") -> "Table":
-    rows = table(["stage", "rows", "answers", "judgements", "tokens read", "written", "updates", "time"], range(1, 8))
+    rows = table(["stage", "rows", "answers", "choices", "tokens read", "written", "updates", "time"], range(1, 8))
     for stage in made.stages:
         work = stage.work
         read = work.prompt_tokens + work.trained_tokens
