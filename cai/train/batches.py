@@ -9,18 +9,17 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cai.models.local.logprobs import TokenRow
+from cai.models.local.layout import TokenRow
 from cai.seeds import derive
 from cai.train.config import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A row as the plan sees it: how many sequences it brings to a forward pass, and the longest one's tokens."""
+    """A row as the plan sees it: how many tokens it brings to a forward pass."""
 
     id: str
-    length: int
-    sequences: int = 1
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +43,23 @@ def plan_batches(config: TrainConfig, items: Sequence[Item]) -> list[Batch]:
         order = epoch_order([item.id for item in items], config.seed, epoch)
         for start in range(0, len(order), config.batch_size):
             rows = order[start : start + config.batch_size]
-            batches.append(Batch(len(batches) + 1, epoch, split_by_length(rows, items, config.micro_tokens)))
+            batches.append(Batch(len(batches) + 1, epoch, split_by_tokens(rows, items, config.micro_tokens)))
     return batches
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Positions of the rows that are trained on, and of those that are only measured."""
+
+    trained: tuple[int, ...]
+    held: tuple[int, ...]
+
+
+def hold_out(ids: Sequence[str], share: float, seed: int) -> Parts:
+    """Set a share of the rows aside, by their ids; at least one where there is a share, and never all."""
+    order = epoch_order(ids, derive(seed, "holdout"), 0)
+    count = min(max(1, round(share * len(ids))), len(ids) - 1) if share else 0
+    return Parts(tuple(sorted(order[count:])), tuple(sorted(order[:count])))
 
 
 def epoch_order(ids: Sequence[str], seed: int, epoch: int) -> list[int]:
@@ -54,28 +68,23 @@ def epoch_order(ids: Sequence[str], seed: int, epoch: int) -> list[int]:
     return sorted(range(len(ids)), key=lambda i: (keys[i], ids[i], i))
 
 
-def split_by_length(rows: Sequence[int], items: Sequence[Item], micro_tokens: int) -> tuple[tuple[int, ...], ...]:
-    """Rows of like length together, as many as `micro_tokens` padded tokens hold; a longer row goes alone.
+def split_by_tokens(rows: Sequence[int], items: Sequence[Item], micro_tokens: int) -> tuple[tuple[int, ...], ...]:
+    """Rows of like length together, as many as `micro_tokens` hold; a longer row goes alone.
 
     The longest come first, so that a batch that does not fit in memory fails at once.
     """
     micros: list[tuple[int, ...]] = []
     current: list[int] = []
-    widest = sequences = 0
-    for row in sorted(rows, key=lambda i: (-items[i].length, items[i].id, i)):
-        item = items[row]
-        if current and max(widest, item.length) * (sequences + item.sequences) > micro_tokens:
+    held = 0
+    for row in sorted(rows, key=lambda i: (-items[i].tokens, items[i].id, i)):
+        if current and held + items[row].tokens > micro_tokens:
             micros.append(tuple(current))
-            current, widest, sequences = [], 0, 0
+            current, held = [], 0
         current.append(row)
-        widest, sequences = max(widest, item.length), sequences + item.sequences
+        held += items[row].tokens
     if current:
         micros.append(tuple(current))
     return tuple(micros)
-
-
-def sequence_length(tokens: TokenRow) -> int:
-    return len(tokens.prompt_ids) + len(tokens.completion_ids)
 
 
 def tokens_digest(rows: Iterable[tuple[str, TokenRow]]) -> str:

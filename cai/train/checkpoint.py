@@ -1,6 +1,6 @@
-"""Checkpoints: adapter, AdamW's moments, and where the training stood, as safetensors and JSON.
+"""Checkpoints: adapter, AdamW's moments, what is carried, and where the training stood, as safetensors and JSON.
 
-    checkpoints/00000040/  adapter.safetensors  optimizer.safetensors  manifest.json (last; holds number and curve)
+    checkpoints/00000040/  adapter  optimizer  carried (.safetensors)  manifest.json (last; holds number and curve)
 
 Neither schedule nor sampler has a state: both are functions of the update's number. What is put back where is
 `optimise`'s business.
@@ -19,7 +19,8 @@ from cai.files import write_atomic
 from cai.manifest import Manifest, read_manifest, verify_manifest, write_manifest
 from cai.train.curve import CurveMark
 
-_VERSION = 1
+_VERSION = 2
+_FILES = ("adapter", "optimizer", "carried")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class Checkpoint:
     number: int
     adapter: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
+    carried: Mapping[str, Tensor]
+    """What lives longer than an update beside the weights; often nothing."""
     curve: CurveMark
 
 
@@ -44,17 +47,19 @@ def save_checkpoint(folder: Path, digest: str, checkpoint: Checkpoint) -> None:
     """A crash at any moment leaves this checkpoint whole or without a manifest, and the older ones as they were."""
     target = folder / f"{checkpoint.number:08d}"
     shutil.rmtree(target, ignore_errors=True)
-    for name, tensors in (("adapter", checkpoint.adapter), ("optimizer", checkpoint.optimizer)):
+    for name, tensors in zip(_FILES, (checkpoint.adapter, checkpoint.optimizer, checkpoint.carried), strict=True):
         content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
         write_atomic(target / f"{name}.safetensors", content)
     facts: dict[str, object] = {"curve": asdict(checkpoint.curve)}
     write_manifest(target, "checkpoint", _VERSION, digest, {}, {"updates": checkpoint.number}, facts)
 
 
-def newest_checkpoint(folder: Path, digest: str) -> Found:
-    """The newest checkpoint whose files are all as they were written. Damaged and unfinished newer ones are removed."""
+def newest_checkpoint(folder: Path, digest: str, before: int | None = None) -> Found:
+    """The newest checkpoint whose files are all as they were written, of those of earlier updates where `before` is
+    given. Damaged and unfinished ones on the way are removed."""
     notices: list[str] = []
-    for path in sorted(_checkpoint_folders(folder), reverse=True):
+    paths = [path for path in _checkpoint_folders(folder) if before is None or int(path.name) < before]
+    for path in sorted(paths, reverse=True):
         try:
             checkpoint = _read(path, digest)
         except DamagedFile as damage:
@@ -91,8 +96,8 @@ def _read(path: Path, digest: str) -> Checkpoint | None:
         raise InputError(
             str(path), "belongs to a training with other rows, settings or weights to start from", None, remedy
         )
-    adapter, optimizer = (load((path / f"{name}.safetensors").read_bytes()) for name in ("adapter", "optimizer"))
-    return Checkpoint(manifest.counts["updates"], adapter, optimizer, _curve_mark(manifest))
+    adapter, optimizer, carried = (load((path / f"{name}.safetensors").read_bytes()) for name in _FILES)
+    return Checkpoint(manifest.counts["updates"], adapter, optimizer, carried, _curve_mark(manifest))
 
 
 def _curve_mark(manifest: Manifest) -> CurveMark:

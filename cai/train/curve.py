@@ -1,6 +1,7 @@
 """`metrics.jsonl`: one line for each update, without timings, so that equal trainings write equal bytes."""
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,9 +33,12 @@ class Curve:
         self._file = open(path, "ab")  # noqa: SIM115 - held until close
         self._file.truncate(size)
         self._size = size
+        self.history: list[Mapping[str, float]] = [json.loads(line) for line in kept.splitlines()]
+        """Every update's metrics with its `step`, in order."""
 
     def append(self, number: int, metrics: Mapping[str, float]) -> None:
-        line = (canonical({"step": number, **metrics}) + "\n").encode()
+        self.history.append({"step": number, **metrics})
+        line = (canonical(self.history[-1]) + "\n").encode()
         self._file.write(line)
         self._file.flush()
         self._sha256.update(line)

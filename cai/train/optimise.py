@@ -1,7 +1,8 @@
-"""AdamW on the LoRA parameters, its schedule and clipping, and the loop that every trainer shares.
+"""AdamW on the trained weights, its schedule and clipping, and the loop that every trainer shares.
 
 What a trainer's gradient is, and what it reports, is the trainer's own: it hands `optimise` a function. How a
-checkpoint looks on disk is `checkpoint`'s.
+checkpoint looks on disk is `checkpoint`'s, what is best and when enough is enough `progress`'s, what an alarm is
+`monitors`'.
 """
 
 import math
@@ -9,20 +10,44 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn import Parameter
 
 from cai.errors import CaiError, InputError, Interrupted
-from cai.models.local.roles import Trainee
+from cai.files import write_atomic
 from cai.models.local.view import LocalModel
-from cai.train.batches import Batch
 from cai.train.checkpoint import Checkpoint, newest_checkpoint, prune_checkpoints, save_checkpoint
 from cai.train.config import TrainConfig
 from cai.train.curve import Curve
+from cai.train.monitors import Alarm, Watch
+from cai.train.progress import Progress
 
 Probe = Callable[[LocalModel], Mapping[str, float]]
+Measure = Callable[[], Mapping[str, float]]
+
+
+class Learner(Protocol):
+    """What can be trained: weights by name, which can be copied, put back and saved."""
+
+    def parameters(self) -> dict[str, Parameter]: ...
+
+    def state(self) -> dict[str, Tensor]: ...
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None: ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+class Carried(Protocol):
+    """What a training carries from one update to the next beside its weights, such as a rollout."""
+
+    def state(self) -> dict[str, Tensor]: ...
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +59,8 @@ class Step:
     metrics: dict[str, float]
     notice: str = ""
     """A warning in plain words that did not stop the training."""
+    alarm: Alarm | None = None
+    """What the notice is about, where it is that the training goes wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,59 +68,117 @@ class Job:
     """What one training works on; `digest` names everything that decides its outcome."""
 
     digest: str
-    ids: Sequence[str]
-    batches: Sequence[Batch]
-    trainee: Trainee
+    total: int
+    learner: Learner
     folder: Path
     stop: Callable[[], bool]
-    probe: Probe | None
+    measure: Measure | None = None
+    """What is looked at every `probe_every` updates and after the last one."""
+    carried: Carried | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
 
 
 @dataclass(frozen=True, slots=True)
 class Gradient:
-    """What accumulating one batch's gradient found, still on the device."""
+    """What accumulating one update's gradient found, still on the device."""
 
+    ids: Sequence[str]
     row_losses_B: Tensor
-    """In the order of the batch's rows."""
+    """In the order of the ids."""
     metrics: dict[str, Tensor]
     """Scalars; `loss` is among them."""
 
 
-def optimise(config: TrainConfig, job: Job, accumulate: Callable[[Batch], Gradient]) -> Iterator[Step]:
+def optimise(config: TrainConfig, job: Job, accumulate: Callable[[int], Gradient]) -> Iterator[Step]:
     """Update by update from the newest sound checkpoint to the end, then `adapter/`.
 
     Closing this generator only releases what it holds; `stop` saves a checkpoint first and raises `Interrupted`.
     """
-    parameters = job.trainee.parameters()
+    parameters = job.learner.parameters()
     optimizer = adamw(config, parameters)
-    checkpoints, total = job.folder / "checkpoints", len(job.batches)
-    found = newest_checkpoint(checkpoints, job.digest)
+    found = newest_checkpoint(job.checkpoints, job.digest)
     curve = Curve(job.folder / "metrics.jsonl", found.checkpoint.curve if found.checkpoint else None)
+    progress, watch = Progress(config, curve.history), Watch()
+    endings = [_ends(config, watch.see(metrics)) for metrics in curve.history]
+    ending = endings[-1] if endings else ""
     done = saved = found.checkpoint.number if found.checkpoint else 0
     try:
         if found.checkpoint:
-            job.trainee.load_state(found.checkpoint.adapter)
-            restore_moments(optimizer, parameters, found.checkpoint.optimizer)
+            restore(job, optimizer, found.checkpoint)
         for notice in found.notices:
-            yield Step(done, total, {}, notice)
-        while done < total:
-            metrics = None if job.stop() else _update(config, job, done + 1, optimizer, accumulate)
-            if metrics is not None:
+            yield Step(done, job.total, {}, notice)
+        while done < job.total and not ending and not progress.over:
+            alarms: list[Alarm] = []
+            metrics: dict[str, float] = {}
+            stopped = job.stop()
+            if not stopped:
+                metrics = _update(config, job, done + 1, optimizer, accumulate)
                 done += 1
                 curve.append(done, metrics)
-            due = metrics is None or done == total or done % config.checkpoint_every == 0
-            if due and saved < done:
-                tensors = job.trainee.state(), moments(optimizer, parameters)
-                save_checkpoint(checkpoints, job.digest, Checkpoint(done, *tensors, curve.mark()))
-                prune_checkpoints(checkpoints, config.keep_checkpoints, config.checkpoint_every)
+                if progress.see({**metrics, "step": done}):
+                    write_atomic(_best_file(job, done), save(_plain(job.learner.state())))
+                alarms = watch.see(curve.history[-1])
+                ending = _ends(config, alarms)
+            pauses = bool(alarms) and config.on_alarm == "pause"
+            over = any((stopped, pauses, ending, progress.over, done == job.total))
+            if (over or done % config.checkpoint_every == 0) and saved < done:
+                save_checkpoint(job.checkpoints, job.digest, _checkpoint(job, optimizer, done, curve))
+                prune_checkpoints(job.checkpoints, config.keep_checkpoints, config.checkpoint_every)
+                _forget_worse(job, progress)
                 saved = done
-            if metrics is None:
-                raise Interrupted(f"{job.folder}: stopped after update {done} of {total}; the same command goes on")
-            yield Step(done, total, metrics)
-        _save_adapter(job.trainee, job.folder)
+            if stopped:
+                raise Interrupted(f"{job.folder}: stopped after update {done} of {job.total}; the same command goes on")
+            yield Step(done, job.total, metrics)
+            for alarm in alarms:
+                yield Step(done, job.total, {}, f"{alarm.evidence} {alarm.advice}", alarm)
+            if pauses:
+                told = f"paused after update {done} of {job.total}: {alarms[0].evidence} {alarms[0].advice}"
+                raise Interrupted(f"{job.folder}: {told} The same command goes on.")
+        for notice in _settled(config, job, progress, done, ending):
+            yield Step(done, job.total, {}, notice)
+        _save_adapter(job.learner, job.folder)
     finally:
         optimizer.zero_grad(set_to_none=True)
         curve.close()
+
+
+def _ends(config: TrainConfig, alarms: Sequence[Alarm]) -> str:
+    """Why a training is over because of these alarms, if it is."""
+    return alarms[0].kind if alarms and config.on_alarm in ("stop", "rollback") else ""
+
+
+def _settled(config: TrainConfig, job: Job, progress: Progress, done: int, ending: str) -> Iterator[str]:
+    """Take the weights that the training is to end with, and say so where they are not the last ones."""
+    if progress.over and done < job.total:
+        assert progress.best is not None
+        yield f"stopped after update {done} of {job.total}: {config.best} was best at update {progress.best.number}"
+    if ending:
+        yield f"stopped after update {done} of {job.total} because of the alarm {ending!r}"
+    best = progress.best
+    if best is not None and best.number < done:
+        job.learner.load_state(load(_best_file(job, best.number).read_bytes()))
+        yield f"the result is update {best.number}, where {config.best} was best: {best.value:.4g}"
+    elif best is None and ending and config.on_alarm == "rollback":
+        before = newest_checkpoint(job.checkpoints, job.digest, before=done).checkpoint
+        if before is None:
+            yield "there is no checkpoint before the alarm to go back to; lower checkpoint_every to have one"
+            return
+        job.learner.load_state(before.adapter)
+        yield f"the result is update {before.number}, the last checkpoint before the alarm"
+
+
+def _best_file(job: Job, number: int) -> Path:
+    return job.folder / "best" / f"{number:08d}.safetensors"
+
+
+def _forget_worse(job: Job, progress: Progress) -> None:
+    """No checkpoint can go back to what was best before the best one now."""
+    for path in job.folder.glob("best/*.safetensors"):
+        if progress.best is not None and path != _best_file(job, progress.best.number):
+            path.unlink()
 
 
 def adamw(config: TrainConfig, parameters: Mapping[str, Parameter]) -> torch.optim.AdamW:
@@ -143,43 +228,49 @@ def restore_moments(
         optimizer.state[parameter][key] = value.clone() if key == "step" else value.to(parameter.device, copy=True)
 
 
+def restore(job: Job, optimizer: torch.optim.AdamW, checkpoint: Checkpoint) -> None:
+    job.learner.load_state(checkpoint.adapter)
+    restore_moments(optimizer, job.learner.parameters(), checkpoint.optimizer)
+    if job.carried is not None:
+        job.carried.load_state(checkpoint.carried)
+
+
+def _checkpoint(job: Job, optimizer: torch.optim.AdamW, done: int, curve: Curve) -> Checkpoint:
+    carried = {} if job.carried is None else job.carried.state()
+    return Checkpoint(done, job.learner.state(), moments(optimizer, job.learner.parameters()), carried, curve.mark())
+
+
 def _update(
-    config: TrainConfig,
-    job: Job,
-    number: int,
-    optimizer: torch.optim.AdamW,
-    accumulate: Callable[[Batch], Gradient],
+    config: TrainConfig, job: Job, number: int, optimizer: torch.optim.AdamW, accumulate: Callable[[int], Gradient]
 ) -> dict[str, float]:
     """One optimizer step. The device is read once, before the weights change, so a bad gradient changes nothing."""
-    total, batch = len(job.batches), job.batches[number - 1]
     parameters = optimizer.param_groups[0]["params"]
-    rate = learning_rate(config, number, total)
+    rate = learning_rate(config, number, job.total)
     optimizer.zero_grad(set_to_none=True)
-    gradient = accumulate(batch)
+    gradient = accumulate(number)
     norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
     measured = {**gradient.metrics, "grad_norm": norm}
     metrics = dict(zip(measured, torch.stack([v.float() for v in measured.values()]).tolist(), strict=True))
     if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
-        raise _not_finite(job, number, gradient.row_losses_B)
+        raise _not_finite(job, number, gradient)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
     metrics["learning_rate"] = rate
-    due = number == total or (config.probe_every > 0 and number % config.probe_every == 0)
-    if job.probe and due:
+    due = number == job.total or (config.probe_every > 0 and number % config.probe_every == 0)
+    if job.measure and due:
         optimizer.zero_grad(set_to_none=True)
-        metrics |= job.probe(job.trainee.view())
+        metrics |= job.measure()
     return metrics
 
 
-def _not_finite(job: Job, number: int, row_losses_B: Tensor) -> CaiError:
-    rows = job.batches[number - 1].rows
-    finite = torch.isfinite(row_losses_B).tolist()
+def _not_finite(job: Job, number: int, gradient: Gradient) -> CaiError:
+    finite = torch.isfinite(gradient.row_losses_B).tolist()
     what = "gradient" if all(finite) else "loss"
-    ids = [job.ids[row] for row, sound in zip(rows, finite, strict=True) if not sound or what == "gradient"]
+    ids = [name for name, sound in zip(gradient.ids, finite, strict=True) if not sound or what == "gradient"]
     named = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
     return CaiError(
-        f"{job.folder}: update {number} of {len(job.batches)}: the {what} is not a finite number in rows {named}; "
+        f"{job.folder}: update {number} of {job.total}: the {what} is not a finite number in rows {named}; "
         "look at these rows, or lower learning_rate; checkpoints before this update are kept"
     )
 
@@ -190,10 +281,24 @@ def require_rows(folder: Path, count: int) -> None:
         raise InputError(str(folder), "there is no row to train on", None, "look at what the stages before rejected")
 
 
-def _save_adapter(trainee: Trainee, folder: Path) -> None:
+def joined(*measures: Measure | None) -> Measure | None:
+    """One measure of all that there are."""
+    present = [measure for measure in measures if measure is not None]
+
+    def measure() -> dict[str, float]:
+        return {name: value for each in present for name, value in each().items()}
+
+    return measure if present else None
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _save_adapter(learner: Learner, folder: Path) -> None:
     """Saved beside its place and then renamed, so that `adapter/` is always a whole one."""
     unfinished, finished = folder / "adapter.unfinished", folder / "adapter"
     shutil.rmtree(unfinished, ignore_errors=True)
-    trainee.save(unfinished)
+    learner.save(unfinished)
     shutil.rmtree(finished, ignore_errors=True)
     unfinished.rename(finished)

@@ -16,10 +16,11 @@ from torch import Tensor
 from cai.errors import DamagedFile, Interrupted
 from cai.files import write_atomic
 from cai.manifest import read_manifest, verify_manifest, write_manifest
-from cai.models.local.logprobs import TokenRow
+from cai.models.local.layout import TokenRow
 from cai.models.local.roles import Trainee
 from cai.records import digest
 from cai.train.batches import Batch, tokens_digest
+from cai.train.losses import PairLogps
 
 _FILE = "logps.safetensors"
 
@@ -40,6 +41,16 @@ class Reference:
     chosen_N: Tensor
     rejected_N: Tensor
 
+    def of(self, micro: Sequence[int]) -> PairLogps:
+        """Those of some pairs, with nothing said of the policy."""
+        chosen_B, rejected_B = self.chosen_N[list(micro)], self.rejected_N[list(micro)]
+        return PairLogps(torch.zeros_like(chosen_B), torch.zeros_like(rejected_B), chosen_B, rejected_B)
+
+
+def no_reference(count: int) -> Reference:
+    """For losses that compare with none: log-ratios are then the policy's own log-probabilities."""
+    return Reference(torch.zeros(count), torch.zeros(count))
+
 
 def answers(rows: Sequence[PairRow], micro: Sequence[int]) -> list[TokenRow]:
     """A forward pass over pairs: all chosen answers, then all rejected ones."""
@@ -47,21 +58,41 @@ def answers(rows: Sequence[PairRow], micro: Sequence[int]) -> list[TokenRow]:
 
 
 def reference_logps(
-    rows: Sequence[PairRow], batches: Sequence[Batch], trainee: Trainee, folder: Path, stop: Callable[[], bool]
+    rows: Sequence[PairRow], batches: Sequence[Batch], trainee: Trainee, kept: Path, stop: Callable[[], bool]
 ) -> Reference:
-    """From `folder/reference` when that is of these pairs, batches and this trainee; else computed, and kept there."""
-    kept = folder / "reference"
-    identity = _identity(rows, batches, trainee)
-    return _kept(kept, identity) or _computed(rows, batches, trainee, kept, identity, stop)
+    """From the folder `kept` when that is of these pairs, batches and this trainee; else computed, and kept there."""
+    passes = [[answers(rows, micro) for micro in batch.micros] for batch in batches]
+    sums = kept_sums(passes, trainee, kept, stop)
+    order: list[int] = []
+    chosen, rejected = [], []
+    for batch, sums_of_batch in zip(batches, sums, strict=True):
+        for micro, sums_B in zip(batch.micros, sums_of_batch, strict=True):
+            order += micro
+            chosen.append(sums_B[: len(micro)])
+            rejected.append(sums_B[len(micro) :])
+    place_N = torch.argsort(torch.tensor(order))
+    return Reference(torch.cat(chosen)[place_N], torch.cat(rejected)[place_N])
 
 
-def _identity(rows: Sequence[PairRow], batches: Sequence[Batch], trainee: Trainee) -> str:
-    tokens = tokens_digest((row.id, answer) for row in rows for answer in (row.chosen, row.rejected))
-    plan = [batch.micros for batch in batches]
-    return digest(["reference", tokens, plan, trainee.view().fingerprint])
+def kept_sums(
+    passes: Sequence[Sequence[Sequence[TokenRow]]], trainee: Trainee, kept: Path, stop: Callable[[], bool]
+) -> list[list[Tensor]]:
+    """The reference's summed log-probabilities of each row of each pass of each batch."""
+    identity = _identity(passes, trainee)
+    sums_N = _kept(kept, identity)
+    if sums_N is None:
+        sums_N = _computed(passes, trainee, kept, identity, stop)
+    flat = iter(sums_N.split([len(rows) for batch in passes for rows in batch]))
+    return [[next(flat) for _ in batch] for batch in passes]
 
 
-def _kept(folder: Path, identity: str) -> Reference | None:
+def _identity(passes: Sequence[Sequence[Sequence[TokenRow]]], trainee: Trainee) -> str:
+    named = ((f"{b}/{m}/{k}", row) for b, batch in enumerate(passes) for m, rows in enumerate(batch)
+             for k, row in enumerate(rows))  # fmt: skip
+    return digest(["reference", tokens_digest(named), trainee.view().fingerprint])
+
+
+def _kept(folder: Path, identity: str) -> Tensor | None:
     try:
         manifest = read_manifest(folder)
         if manifest is None or manifest.digest != identity:
@@ -69,33 +100,26 @@ def _kept(folder: Path, identity: str) -> Reference | None:
         verify_manifest(folder)
     except DamagedFile:
         return None
-    tensors = load((folder / _FILE).read_bytes())
-    return Reference(tensors["chosen"], tensors["rejected"])
+    return load((folder / _FILE).read_bytes())["sums"]
 
 
 def _computed(
-    rows: Sequence[PairRow],
-    batches: Sequence[Batch],
+    passes: Sequence[Sequence[Sequence[TokenRow]]],
     trainee: Trainee,
     kept: Path,
     identity: str,
     stop: Callable[[], bool],
-) -> Reference:
-    order = [row for batch in batches for row in batch.rows]
-    chosen, rejected = [], []
-    for number, batch in enumerate(batches):
+) -> Tensor:
+    sums = []
+    for number, batch in enumerate(passes):
         if stop():
             raise Interrupted(
-                f"{kept.parent}: stopped in the reference log-probabilities, at batch {number + 1} of {len(batches)}; "
+                f"{kept.parent}: stopped in the reference log-probabilities, at batch {number + 1} of {len(passes)}; "
                 "the same command computes them again"
             )
-        for micro in batch.micros:
-            sums_B = trainee.reference_logps(answers(rows, micro)).sums().cpu()
-            chosen.append(sums_B[: len(micro)])
-            rejected.append(sums_B[len(micro) :])
-    place_N = torch.argsort(torch.tensor(order))
-    tensors = {"chosen": torch.cat(chosen)[place_N], "rejected": torch.cat(rejected)[place_N]}
+        sums += [trainee.reference_logps(rows).sums().cpu() for rows in batch]
+    sums_N = torch.cat(sums)
     shutil.rmtree(kept, ignore_errors=True)
-    write_atomic(kept / _FILE, save(tensors))
-    write_manifest(kept, "reference", 1, identity, {}, {"pairs": len(rows)}, {})
-    return Reference(tensors["chosen"], tensors["rejected"])
+    write_atomic(kept / _FILE, save({"sums": sums_N}))
+    write_manifest(kept, "reference", 2, identity, {}, {"answers": len(sums_N)}, {})
+    return sums_N

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cai.models.local.logprobs import TokenRow
-from cai.train.batches import Item, epoch_order, plan_batches, split_by_length, tokens_digest
+from cai.train.batches import Item, epoch_order, hold_out, plan_batches, split_by_tokens, tokens_digest
 from cai.train.config import SftConfig
 
 LENGTHS = [3, 40, 7, 12, 90, 12, 5, 33, 21, 60, 8]
@@ -40,18 +40,27 @@ def test_the_memory_knob_changes_the_passes_and_never_the_updates() -> None:
     assert [sorted(b.rows) for b in wide] == [sorted(b.rows) for b in narrow]
 
 
-@given(st.lists(st.integers(1, 200), min_size=1, max_size=40), st.integers(1, 600), st.integers(1, 2))
-def test_a_pass_holds_no_more_padded_tokens_than_allowed_and_longest_rows_come_first(
-    lengths: list[int], micro_tokens: int, sequences: int
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=40), st.integers(1, 600))
+def test_a_pass_holds_no_more_tokens_than_allowed_and_longest_rows_come_first(
+    lengths: list[int], micro_tokens: int
 ) -> None:
-    items = [Item(str(i), length, sequences) for i, length in enumerate(lengths)]
-    micros = split_by_length(range(len(items)), items, micro_tokens)
+    items = [Item(str(i), length) for i, length in enumerate(lengths)]
+    micros = split_by_tokens(range(len(items)), items, micro_tokens)
     assert sorted(row for micro in micros for row in micro) == list(range(len(items)))
     for micro in micros:
-        padded = max(lengths[row] for row in micro) * len(micro) * sequences
-        assert padded <= micro_tokens or len(micro) == 1
+        assert sum(lengths[row] for row in micro) <= micro_tokens or len(micro) == 1
     in_order = [lengths[row] for micro in micros for row in micro]
     assert in_order == sorted(in_order, reverse=True)
+
+
+@given(st.integers(2, 60), st.floats(0, 0.99), st.integers(0, 5))
+def test_rows_are_held_out_by_their_ids_and_never_all_of_them(count: int, share: float, seed: int) -> None:
+    ids = [f"row-{i}" for i in range(count)]
+    parts = hold_out(ids, share, seed)
+    assert sorted((*parts.trained, *parts.held)) == list(range(count)) and parts.trained
+    assert bool(parts.held) == (share > 0)
+    backwards = hold_out(ids[::-1], share, seed)
+    assert {ids[i] for i in parts.held} == {ids[::-1][i] for i in backwards.held}
 
 
 def test_the_digest_tells_where_a_prompt_ends_and_which_row_is_which() -> None:

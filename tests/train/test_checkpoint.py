@@ -10,10 +10,17 @@ from cai.train.checkpoint import Checkpoint, newest_checkpoint, prune_checkpoint
 from cai.train.curve import Curve, CurveMark
 
 MARK = CurveMark(12, "ab")
+FILES = ["adapter.safetensors", "carried.safetensors", "manifest.json", "optimizer.safetensors"]
 
 
 def checkpoint(number: int) -> Checkpoint:
-    return Checkpoint(number, {"w": torch.full((2, 3), number / 7)}, {"step/w": torch.tensor(float(number))}, MARK)
+    return Checkpoint(
+        number,
+        {"w": torch.full((2, 3), number / 7)},
+        {"step/w": torch.tensor(float(number))},
+        {"k": torch.arange(9)},
+        MARK,
+    )
 
 
 def names(folder: Path) -> list[str]:
@@ -37,14 +44,14 @@ def test_what_was_saved_comes_back_to_the_last_bit(tmp_path: Path) -> None:
 
 def test_nothing_but_safetensors_and_json_is_written(tmp_path: Path) -> None:
     save_all(tmp_path, 4)
-    assert names(tmp_path / "00000004") == ["adapter.safetensors", "manifest.json", "optimizer.safetensors"]
+    assert names(tmp_path / "00000004") == FILES
 
 
 def test_without_checkpoints_there_is_nothing_to_go_on_from(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path / "absent", "d").checkpoint is None
 
 
-@pytest.mark.parametrize("file", ["adapter.safetensors", "optimizer.safetensors", "manifest.json"])
+@pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path: Path, file: str, damage: str) -> None:
     save_all(tmp_path, 4, 8, 12)

@@ -6,14 +6,22 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from cai.train.config import DpoConfig, SftConfig
+from cai.train.config import DpoConfig, KtoConfig, PolicyConfig, RewardConfig, SftConfig, TrainConfig
 from cai.train.losses import LOSSES
 
 
 def test_defaults_are_the_vetted_recipe() -> None:
     sft, dpo = SftConfig(), DpoConfig()
     assert (sft.learning_rate, sft.weight_decay, sft.max_grad_norm) == (2e-4, 0.0, 1.0)
-    assert (dpo.learning_rate, dpo.beta, dpo.loss, dpo.labels, dpo.log_ratios) == (5e-5, 0.1, "dpo", "soft", "sum")
+    assert (dpo.learning_rate, dpo.loss, dpo.labels) == (5e-5, "dpo", "soft")
+    assert (dpo.recipe.beta, dpo.recipe.log_ratios, dpo.recipe.nll, dpo.recipe.reference) == (0.1, "sum", 0.0, True)
+    simpo = DpoConfig(loss="simpo", nll=0.2)
+    assert (simpo.recipe.beta, simpo.recipe.log_ratios, simpo.recipe.nll, simpo.recipe.reference) == (
+        2,
+        "mean",
+        0.2,
+        False,
+    )
 
 
 def test_numbers_may_come_as_text_as_the_yaml_reader_leaves_them() -> None:
@@ -54,13 +62,30 @@ def test_a_loss_never_ignores_label_smoothing() -> None:
         assert DpoConfig.model_validate({"loss": name, "label_smoothing": 0.1}).label_smoothing == 0.1
 
 
+@pytest.mark.parametrize(
+    ("kind", "wrong", "told"),
+    [
+        (SftConfig, {"patience": 2}, "set best"),
+        (SftConfig, {"best": "eval/loss"}, "set holdout above 0"),
+        (KtoConfig, {"batch_size": 1}, "greater than or equal to 2"),
+        (PolicyConfig, {"method": "grpo", "samples": 1}, "set samples to 2 or more"),
+        (PolicyConfig, {"batch_size": 2, "samples": 2, "minibatches": 5}, "too few for 5 minibatches"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_with_the_remedy(
+    kind: type[TrainConfig], wrong: dict[str, object], told: str
+) -> None:
+    with pytest.raises(ValidationError, match=told):
+        kind.model_validate(wrong)
+
+
 def test_every_loss_can_be_named_in_a_config_and_every_name_has_a_loss() -> None:
     choices = DpoConfig.model_json_schema()["properties"]["loss"]["enum"]
     assert sorted(choices) == sorted(LOSSES)
 
 
 def test_every_field_is_documented() -> None:
-    for kind in (SftConfig, DpoConfig):
+    for kind in (SftConfig, DpoConfig, KtoConfig, RewardConfig, PolicyConfig):
         assert [name for name, field in kind.model_fields.items() if not field.description] == []
 
 

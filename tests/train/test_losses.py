@@ -8,12 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cai.train.losses import LOSSES, LossSettings, PairLogps, negative_log_likelihood, preference_loss
+from cai.train.losses import (
+    LOSSES,
+    LossSettings,
+    PairLogps,
+    kto,
+    negative_log_likelihood,
+    preference_loss,
+    reward_model,
+)
 
 LN2 = math.log(2.0)
 DELTA = 10 * math.log(3)
 """With β = 0.1, βΔ = ln 3, so σ(βΔ) = 3/4 and σ(−βΔ) = 1/4."""
-SMOOTHING = {"dpo": 0.0, "cdpo": 0.1, "robust": 0.1, "hinge": 0.0, "ipo": 0.0}
+SMOOTHING = {"dpo": 0.0, "cdpo": 0.1, "robust": 0.1, "hinge": 0.0, "ipo": 0.0, "cpo": 0.1, "simpo": 0.0, "orpo": 0.0}
 ONE = torch.ones(1, dtype=torch.float64)
 
 
@@ -41,6 +49,9 @@ def loss_of(name: str, delta: float, p: float = 1.0, beta: float = 0.1) -> float
         ("hinge", 0.0),
         # (10 ln 3 − 5)²
         ("ipo", (10 * math.log(3) - 5) ** 2),
+        # Without the reference Δ is smaller by 10, and βΔ is ln 3 − 1, so that e^−βΔ = e/3.
+        ("cpo", 0.9 * math.log(1 + math.e / 3) + 0.1 * math.log(1 + 3 / math.e)),
+        ("simpo", math.log(1 + math.e / 3)),
     ],
 )
 def test_each_loss_equals_its_equation_by_hand(name: str, expected: float) -> None:
@@ -60,6 +71,55 @@ def test_each_loss_equals_its_equation_by_hand(name: str, expected: float) -> No
 )
 def test_each_loss_of_a_pair_ranked_wrongly_equals_its_equation_by_hand(name: str, expected: float) -> None:
     assert loss_of(name, -DELTA) == pytest.approx(expected, rel=1e-12)
+
+
+def averages(chosen: float, rejected: float) -> PairLogps:
+    """Log-probabilities per token, and a reference that nobody should look at."""
+    return PairLogps(*(torch.tensor([value], dtype=torch.float64) for value in (chosen, rejected, -7.0, 3.0)))
+
+
+def test_orpo_compares_odds() -> None:
+    """p = 3/4 and 1/2 are odds of 3 and 1: −β log σ(ln 3) = −β ln 3/4."""
+    loss = preference_loss("orpo", averages(math.log(0.75), math.log(0.5)), ONE, LossSettings(0.2)).item()
+    assert loss == pytest.approx(0.2 * math.log(4 / 3), rel=1e-12)
+
+
+@pytest.mark.parametrize("logp", [-1e-9, -0.5, -LN2, -0.7, -30.0, -200.0])
+def test_odds_are_exact_wherever_a_probability_lies(logp: float) -> None:
+    """Against an answer of p = 1/2, whose odds are 1: −log σ(log p − log(1 − p)) = −log p."""
+    pairs = averages(logp, math.log(0.5))
+    pairs.policy_chosen_B.requires_grad_()
+    loss = preference_loss("orpo", pairs, ONE, LossSettings(1.0))
+    assert loss.item() == pytest.approx(-logp, rel=1e-6, abs=1e-12)
+    loss.backward()
+    assert grad_of(pairs.policy_chosen_B) == pytest.approx(-1.0, rel=1e-5)
+
+
+def test_simpo_wants_a_lead() -> None:
+    """β = 2 and a lead of ln 2: −log σ(2 ln 2 − ln 2) = −log 2/3."""
+    loss = preference_loss("simpo", averages(-1.0, -1.0 - LN2), ONE, LossSettings(2.0, margin=LN2)).item()
+    assert loss == pytest.approx(math.log(3 / 2), rel=1e-12)
+
+
+def test_a_reward_model_s_loss_by_hand() -> None:
+    """r_w − r_l − m = ln 3: −0.7 ln 3/4 − 0.3 ln 1/4, and 0.01 (r_w + r_l)² with r_w + r_l = 5."""
+    chosen, rejected = (torch.tensor([value], dtype=torch.float64) for value in (3.0 + LN2 / 2, 2.0 - LN2 / 2))
+    margin = ONE + LN2 - math.log(3)
+    loss = reward_model(chosen, rejected, 0.7 * ONE, margin, 0.01).item()
+    assert loss == pytest.approx(0.7 * math.log(4 / 3) + 0.3 * math.log(4) + 0.25, rel=1e-12)
+
+
+def test_kto_by_hand() -> None:
+    """β(r − z) = ln 3: a desirable answer costs λ(1 − 3/4), an undesirable one λ(1 − 1/4), one in between its share."""
+    ratio, drift = 12 * ONE, torch.tensor(12 - 10 * math.log(3), dtype=torch.float64)
+    for p, expected in ((1.0, 1.5 / 4), (0.0, 0.8 * 3 / 4), (0.25, 0.25 * 1.5 / 4 + 0.75 * 0.8 * 3 / 4)):
+        assert kto(ratio, p * ONE, drift, 0.1, (1.5, 0.8)).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_drift_that_kto_subtracts_gets_no_gradient() -> None:
+    ratio, drift = ONE.clone().requires_grad_(), torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    kto(ratio, ONE, drift, 0.1, (1.0, 1.0)).sum().backward()
+    assert ratio.grad is not None and ratio.grad.item() < 0 and drift.grad is None
 
 
 def test_a_soft_label_weighs_both_directions() -> None:

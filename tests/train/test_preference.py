@@ -12,10 +12,10 @@ import torch
 from cai.errors import CaiError, Interrupted
 from cai.models.local.logprobs import TokenLogps, TokenRow
 from cai.models.local.roles import Trainee
-from cai.train.batches import Item, plan_batches, sequence_length
+from cai.train.batches import plan_batches
 from cai.train.config import DpoConfig, SftConfig
 from cai.train.losses import LOSSES
-from cai.train.preference import dpo_gradient, train_dpo
+from cai.train.preference import dpo_gradient, items_of, train_dpo
 from cai.train.reference import PairRow, reference_logps
 from cai.train.sft import SftRow, train_sft
 
@@ -79,7 +79,8 @@ def test_training_raises_chosen_above_rejected_and_flipped_pairs_do_the_opposite
         before = margin(trainee, pair_rows)
         steps = list(train_dpo(config, rows, trainee, tmp_path / name, never))
         assert sign * (margin(trainee, pair_rows) - before) > 1.0
-        assert steps[-1].metrics["rewards/accuracies"] == 1.0
+        # Without a reference an answer that was likely from the start stays ahead for longer.
+        assert steps[-1].metrics["rewards/accuracies"] >= (1.0 if config.recipe.reference else 0.7)
 
 
 def test_a_label_of_one_half_teaches_nothing(new_trainee: NewTrainee, pair_rows: list[PairRow], tmp_path: Path) -> None:
@@ -217,10 +218,6 @@ def test_a_reference_that_is_not_the_untrained_policy_is_refused(
     shifted = CountingReference(new_trainee(), shift=0.01)
     with pytest.raises(CaiError, match=r"pair pair-\d+: before the first update the policy is 0\.\d+ nats away"):
         next(train_dpo(CONFIG, pair_rows, shifted, tmp_path, never))  # type: ignore[arg-type]
-
-
-def items_of(rows: list[PairRow]) -> list[Item]:
-    return [Item(r.id, max(sequence_length(r.chosen), sequence_length(r.rejected)), sequences=2) for r in rows]
 
 
 def flipped(row: PairRow) -> PairRow:

@@ -12,9 +12,9 @@ import torch
 from cai.errors import CaiError, InputError, Interrupted
 from cai.models.local.logprobs import TokenLogps, TokenRow
 from cai.models.local.roles import Trainee
-from cai.train.batches import Item, plan_batches, sequence_length
+from cai.train.batches import plan_batches
 from cai.train.config import SftConfig
-from cai.train.sft import SftRow, sft_gradient, train_sft
+from cai.train.sft import SftRow, items_of, sft_gradient, train_sft
 
 NewTrainee = Callable[..., Trainee]
 
@@ -36,10 +36,6 @@ def gradient_of(rows: list[SftRow], trainee: Trainee, micro_tokens: int = 4096) 
         parameter.grad = None
     loss = sft_gradient(config, rows, batch, trainee).metrics["loss"].item()
     return loss, flat_gradient(trainee)
-
-
-def items_of(rows: list[SftRow]) -> list[Item]:
-    return [Item(row.id, sequence_length(row.tokens)) for row in rows]
 
 
 def flat_gradient(trainee: Trainee) -> torch.Tensor:

@@ -1,32 +1,23 @@
-"""Log-probabilities of completions: one kernel path for policy, reference and `choose`.
+"""Log-probabilities of completions: one kernel path for policy and reference, with gradients or without.
 
 Shapes: B rows, T completion positions, S sequence positions, D hidden width, N scored positions of a batch.
 
-The head is applied at completion positions only, so no logits over the vocabulary exist for prompt tokens. Rows are
-padded on the right: a causal model never looks ahead, so padding needs no mask and positions count from zero. Losses
-live in `cai.train.losses`.
+Rows lie end to end, and a prompt that rows share is read once for all of them; a model whose layers cannot do that gets
+its rows padded on the right, where a causal model never looks. The head is applied at completion positions only, so
+no logits over the vocabulary exist for prompt tokens. Losses live in `cai.train.losses`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
+from cai.models.local.layout import TokenRow, lay_out, pass_plan
 from cai.models.local.network import Network
 
+__all__ = ["TokenLogps", "TokenRow", "batch_plan", "completion_logps", "hidden_at", "rows_hidden"]
+
 MAX_BATCH_TOKENS = 16_384
-MAX_TILE_LOGITS = 1 << 25
-"""Logits held at once: 128 MB in fp32. Above it the head runs in tiles that are computed again in backward."""
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRow:
-    """One conversation cut at the token where the completion starts."""
-
-    prompt_ids: tuple[int, ...]
-    completion_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +34,40 @@ class TokenLogps:
         return self.mask_BT.sum(dim=1)
 
 
-def completion_logps(network: Network, rows: Sequence[TokenRow]) -> TokenLogps:
+def completion_logps(network: Network, rows: Sequence[TokenRow], temperature: float = 1.0) -> TokenLogps:
     """log p(completion token | everything before it), in fp32, in the order of the rows."""
     assert rows and all(row.prompt_ids and row.completion_ids for row in rows), "a row needs a prompt and a completion"
     width = max(len(row.completion_ids) for row in rows)
     flat_index: list[int] = []
     parts: list[torch.Tensor] = []
-    lengths = [len(row.prompt_ids) + len(row.completion_ids) for row in rows]
-    for group in batch_plan(lengths, MAX_BATCH_TOKENS):
-        sequences = [(*rows[i].prompt_ids, *rows[i].completion_ids[:-1]) for i in group]
-        spans = [
-            range(len(rows[i].prompt_ids) - 1, len(sequence)) for i, sequence in zip(group, sequences, strict=True)
-        ]
+    for group in row_plan(network, rows):
+        hidden_ND = rows_hidden(network, [rows[i] for i in group], ends=False)
         targets = [token for i in group for token in rows[i].completion_ids]
-        parts.append(_tiled_logps(network, hidden_at(network, sequences, spans), network.tensor(targets)))
+        parts.append(network.target_logps(hidden_ND, network.tensor(targets), temperature))
         flat_index += [i * width + t for i in group for t in range(len(rows[i].completion_ids))]
     index_N, logps_N = network.tensor(flat_index), torch.cat(parts)
     logps = logps_N.new_zeros(len(rows) * width).index_copy(0, index_N, logps_N)
     mask = torch.zeros(len(rows) * width, dtype=torch.bool, device=network.device).index_fill(0, index_N, True)
     return TokenLogps(logps.view(len(rows), width), mask.view(len(rows), width))
+
+
+def row_plan(network: Network, rows: Sequence[TokenRow]) -> list[list[int]]:
+    """Row numbers of each pass; it depends on the rows' tokens alone."""
+    if network.packs:
+        return pass_plan(rows, MAX_BATCH_TOKENS)
+    return batch_plan([len(row.prompt_ids) + len(row.completion_ids) for row in rows], MAX_BATCH_TOKENS)
+
+
+def rows_hidden(network: Network, rows: Sequence[TokenRow], *, ends: bool) -> torch.Tensor:
+    """The hidden states (N, D) at each row's positions from its prompt's last token on, one row after the other; those
+    of the completion's last token are among them with `ends`."""
+    if network.packs:
+        layout = lay_out(rows, ends=ends)
+        return network.packed(layout).index_select(0, network.tensor([at for told in layout.told for at in told]))
+    cut = None if ends else -1
+    sequences = [(*row.prompt_ids, *row.completion_ids[:cut]) for row in rows]
+    spans = [range(len(row.prompt_ids) - 1, len(ids)) for row, ids in zip(rows, sequences, strict=True)]
+    return hidden_at(network, sequences, spans)
 
 
 def batch_plan(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -81,12 +87,3 @@ def hidden_at(network: Network, sequences: Sequence[Sequence[int]], spans: Seque
     hidden_BSD = network.hidden(ids_BS)
     index_N = network.tensor([row * width + position for row, span in enumerate(spans) for position in span])
     return hidden_BSD.reshape(-1, hidden_BSD.shape[-1]).index_select(0, index_N)
-
-
-def _tiled_logps(network: Network, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
-    tile = max(1, MAX_TILE_LOGITS // network.vocab_size)
-    if len(targets_N) <= tile:
-        return network.target_logps(hidden_ND, targets_N)
-    pieces = zip(hidden_ND.split(tile), targets_N.split(tile), strict=True)
-    tiled = partial(checkpoint, network.target_logps, use_reentrant=False, preserve_rng_state=False)
-    return torch.cat([tiled(hidden, targets) for hidden, targets in pieces])

@@ -29,7 +29,7 @@ KEPT_BYTES = 512 << 20
 PASS_TOKENS = 2048
 """New positions of one pass of judgements; `choices` says the same."""
 TILE_LOGITS = 1 << 25
-"""Logits held at once; `logprobs` says the same."""
+"""Logits held at once; `network` says the same."""
 DENSE_SHARE = 4
 """A CPU keeps fp32 copies of 4-bit weights when they take at most this fraction (1/4) of the machine's memory."""
 REPLICA_SHARE = 8

@@ -5,17 +5,24 @@ Shapes: B rows, S positions of a forward pass, D hidden width, N scored position
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from cai.errors import InputError
-from cai.models.local import attention
+from cai.models.local import attention, packed
 from cai.models.local.attention import Pass
+from cai.models.local.head import LogitForm, token_logps
+from cai.models.local.layout import Layout, TokenRow, lay_out
+from cai.models.local.packed import Packing
 
+MAX_TILE_LOGITS = 1 << 25
+"""Logits held at once: 128 MB in fp32. Above it the head runs in tiles."""
 SUPPORTED_LAYERS = frozenset({"full_attention", "sliding_attention"})
 
 
@@ -39,6 +46,8 @@ class Network:
         self._check(place)
         self.decodes = layer_types <= SUPPORTED_LAYERS and self._passes_agree()
         """Whether passes over slots give what the model itself says; if not, only `generate` can decode."""
+        self.packs = layer_types <= SUPPORTED_LAYERS and self._packing_agrees()
+        """Whether rows laid end to end give what each gives alone; if not, they are padded."""
 
     @property
     def device(self) -> torch.device:
@@ -60,7 +69,7 @@ class Network:
 
     def pass_over(self, ids_BS: torch.Tensor, positions_BS: torch.Tensor, run: Pass) -> torch.Tensor:
         """The last hidden states (B, S, D) of positions that see what `run` holds and says. Without gradients."""
-        with self._own_attention():
+        with self._attention(attention.NAME):
             output = self._decoder(
                 input_ids=ids_BS,
                 attention_mask=self._nothing,
@@ -69,6 +78,23 @@ class Network:
                 cai_pass=run,
             )
         return output.last_hidden_state  # type: ignore[no-any-return]
+
+    def packed(self, layout: Layout) -> torch.Tensor:
+        """The last hidden states (S, D) of rows laid end to end, with gradients where they are on."""
+        packing = Packing(layout.entries, len(layout.ids), self.device)
+        with self.packing():
+            output = self._decoder(
+                input_ids=self.tensor([layout.ids]),
+                attention_mask=self._nothing,
+                position_ids=self.tensor([layout.positions]),
+                use_cache=False,
+                cai_packing=packing,
+            )
+        return output.last_hidden_state[0]  # type: ignore[no-any-return]
+
+    def packing(self) -> AbstractContextManager[None]:
+        """Layers of a packed pass run within this, also where the backward pass computes them again."""
+        return self._attention(packed.NAME)
 
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """The final logits (N, V) in fp32, scaled and capped as the model's own forward does it."""
@@ -79,17 +105,30 @@ class Network:
             logits_NV = torch.tanh(logits_NV / self.softcap) * self.softcap
         return logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()  # type: ignore[no-any-return]
 
-    def target_logps(self, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
-        return -functional.cross_entropy(self.logits(hidden_ND), targets_N, reduction="none")
+    def target_logps(self, hidden_ND: torch.Tensor, targets_N: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+        """log p(target) at each hidden state, logits divided by the temperature."""
+        tile = max(1, MAX_TILE_LOGITS // self.vocab_size)
+        head = self._head
+        if _is_plain(head):
+            form = LogitForm(self.scale, self.softcap, temperature)
+            return token_logps(hidden_ND, head.weight, targets_N, form, tile)
+        if len(targets_N) <= tile:
+            return self._cross_entropy(temperature, hidden_ND, targets_N)
+        pieces = zip(hidden_ND.split(tile), targets_N.split(tile), strict=True)
+        tiled = partial(checkpoint, self._cross_entropy, temperature, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat([tiled(hidden, targets) for hidden, targets in pieces])
+
+    def _cross_entropy(self, temperature: float, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+        return -functional.cross_entropy(self.logits(hidden_ND) / temperature, targets_N, reduction="none")
 
     def tensor(self, values: Sequence[int] | Sequence[Sequence[int]]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.device)
 
     @contextmanager
-    def _own_attention(self) -> Iterator[None]:
+    def _attention(self, name: str) -> Iterator[None]:
         config: Any = self._decoder.config
         before = config._attn_implementation  # noqa: SLF001 (its only name)
-        config._attn_implementation = attention.NAME  # noqa: SLF001
+        config._attn_implementation = name  # noqa: SLF001
         try:
             yield
         finally:
@@ -116,6 +155,27 @@ class Network:
             return False
         return self._error(plain, ours) <= 1.0
 
+    def _packing_agrees(self) -> bool:
+        """Try two answers to one prompt, and another text, against the plain forward pass of each."""
+        ids = [k % self.vocab_size for k in range(1, 13)]
+        rows = [
+            TokenRow(tuple(ids[:4]), tuple(ids[4:9])),
+            TokenRow(tuple(ids[:4]), tuple(ids[9:])),
+            TokenRow(tuple(ids[5:7]), tuple(ids[:3])),
+        ]
+        layout = lay_out(rows, ends=True)
+        errors = []
+        try:
+            with torch.no_grad():
+                hidden_SD = self.packed(layout)
+                for row, told in zip(rows, layout.told, strict=True):
+                    plain = self.hidden(self.tensor([(*row.prompt_ids, *row.completion_ids)]))
+                    own = self.logits(plain[0, len(row.prompt_ids) - 1 :])
+                    errors.append(self._error(own, self.logits(hidden_SD[list(told)])))
+        except (TypeError, KeyError, AttributeError, RuntimeError, IndexError):
+            return False
+        return all(error <= 1.0 for error in errors)
+
     def _error(self, own: torch.Tensor, ours: torch.Tensor) -> float:
         """The largest difference, in units of what rounding may explain; NaN where there is one."""
         allowed = 1e-3 if self.dtype != torch.bfloat16 else 3e-2
@@ -139,3 +199,8 @@ class Network:
                 f"difference {error:.3g} in {type(self.model).__name__}",
                 "use another architecture",
             )
+
+
+def _is_plain(head: Any) -> bool:
+    """A frozen matrix and nothing else, whose gradient with respect to its input is known in the forward pass."""
+    return type(head) is torch.nn.Linear and getattr(head, "bias", None) is None and not head.weight.requires_grad

@@ -29,13 +29,14 @@ class Replicas:
     def active(self, adapter: str | None) -> Iterator[None]:
         """Run with the adapter's dense copy, if there is room for one. The adapter itself must be active as well."""
         dense = self._of(adapter)
+        before = {layer: layer.forward for layer in dense}
         for layer, weight in dense.items():
             layer.forward = _Dense(weight, _base(layer).bias)
         try:
             yield
         finally:
-            for layer in dense:
-                del layer.forward
+            for layer, forward in before.items():
+                layer.forward = forward
 
     def forget(self, adapter: str) -> None:
         self._held.pop(adapter, None)

@@ -53,7 +53,8 @@ class Trainee:
     @contextmanager
     def _speaking(self, *, dropout: bool) -> Iterator[None]:
         """The policy's adapter is on; what is dropped is drawn by whoever computes a layer again."""
-        with self._bench.lock, self._adapters.speaking(self.policy, dropout=dropout):
+        packing = self._network.packing() if self._network.packs else nullcontext()
+        with self._bench.lock, self._adapters.speaking(self.policy, dropout=dropout), packing:
             yield
 
     def reference_logps(self, rows: Sequence[TokenRow]) -> TokenLogps:

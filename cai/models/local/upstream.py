@@ -23,18 +23,26 @@ SKIPPED_MODULES = ["lm_head", "embed_out", "output", "score", "v_head", "value_h
 """Never quantised. Naming them replaces the default list, which would quantise a `score` head silently."""
 
 
+def _as_written(function: Callable[..., Any] | None = None, **_: object) -> Any:
+    """In the place of `torch.compile`: the function itself."""
+    return function if function is not None else _as_written
+
+
 @contextmanager
-def _no_hub_kernels() -> Iterator[None]:
-    """Importing bitsandbytes downloads kernels when the package `kernels` is installed: hide it meanwhile."""
+def _plain_import() -> Iterator[None]:
+    """Importing bitsandbytes downloads kernels when the package `kernels` is installed, and has functions compiled that
+    nothing here calls, for which torch's whole compiler is read, a second each time. Neither happens within this."""
     log = logging.getLogger("bitsandbytes.backends.cpu.ops")
     missing = object()
     hidden: Any = sys.modules.get("kernels", missing)
     sys.modules["kernels"] = None  # type: ignore[assignment]
     level = log.level
     log.setLevel(logging.ERROR)
+    compile_, torch.compile = torch.compile, _as_written  # type: ignore[assignment]
     try:
         yield
     finally:
+        torch.compile = compile_
         log.setLevel(level)
         if hidden is missing:
             del sys.modules["kernels"]
@@ -43,7 +51,7 @@ def _no_hub_kernels() -> Iterator[None]:
 
 
 # Before transformers and peft, which import it themselves.
-with _no_hub_kernels():
+with _plain_import():
     import bitsandbytes
 
 from transformers import (  # noqa: E402

@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cai.models.local import logprobs
+from cai.models.local import network as network_module
 from cai.models.local.logprobs import TokenRow, batch_plan, completion_logps
 from cai.models.local.network import Network
 
@@ -44,8 +45,10 @@ def test_padded_log_probabilities_equal_those_of_each_row_alone(make_model, kind
         assert found.sums()[i].item() == pytest.approx(expected.sum().item(), abs=1e-4)
 
 
-def test_small_batches_and_tiles_change_neither_values_nor_gradients(make_model, monkeypatch):
+@pytest.mark.parametrize("frozen_head", [True, False])
+def test_small_batches_and_tiles_change_neither_values_nor_gradients(make_model, monkeypatch, frozen_head):
     network = load(make_model())
+    network.model.requires_grad_(not frozen_head)
     weight = network.model.model.layers[0].self_attn.q_proj.weight.requires_grad_(True)
 
     def value_and_gradient():
@@ -55,7 +58,7 @@ def test_small_batches_and_tiles_change_neither_values_nor_gradients(make_model,
         return found.logps_BT.detach(), weight.grad.clone()
 
     whole = value_and_gradient()
-    monkeypatch.setattr(logprobs, "MAX_TILE_LOGITS", 2 * network.vocab_size)
+    monkeypatch.setattr(network_module, "MAX_TILE_LOGITS", 2 * network.vocab_size)
     tiled = value_and_gradient()
     monkeypatch.setattr(logprobs, "MAX_BATCH_TOKENS", 10)
     cut = value_and_gradient()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.memory import BAR, JOBS, RESULTS, compared
-from cai.models.local import choices, decode, logprobs, workbench
+from cai.models.local import choices, decode, network, workbench
 from cai.models.local.attention import Pass
 from cai.models.local.logprobs import TokenRow
 from cai.models.local.memory import (
@@ -36,7 +36,7 @@ def test_the_limits_are_those_of_the_engine() -> None:
     # Until decoding reads prompts in parts, one pass takes them all; until the workbench keeps states, it keeps none.
     assert getattr(decode, "PREFILL_TOKENS", decode.MAX_TOKENS) == PREFILL_TOKENS
     assert getattr(workbench, "KEPT_BYTES", 0) == KEPT_BYTES
-    assert (PASS_TOKENS, TILE_LOGITS) == (choices.MAX_PASS_TOKENS, logprobs.MAX_TILE_LOGITS)
+    assert (PASS_TOKENS, TILE_LOGITS) == (choices.MAX_PASS_TOKENS, network.MAX_TILE_LOGITS)
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])

@@ -43,12 +43,12 @@ def test_an_adapter_says_the_same_through_its_dense_copy(adapted, quantization):
 
 def test_a_replica_changes_no_layer_once_the_answer_is_there(adapted):
     bench, folder = adapted("nf4")
-    network, names = bench.network, [(n, "forward" in vars(m)) for n, m in bench.network.model.named_modules()]
+    network = bench.network
+    bench.view(folder)
+    names = [(n, vars(m).get("forward")) for n, m in network.model.named_modules()]
     bench.view(folder).generate([Request((Message("user", "hi"),), Sampling(max_new_tokens=4))])
-    layers = [m for m in network.model.modules() if isinstance(m, LoraLayer)]
-    assert layers and all("forward" not in vars(layer) for layer in layers)
-    held = [(n, "forward" in vars(m)) for n, m in network.model.named_modules() if not n.endswith("dropout")]
-    assert {n for n, own in held if own} >= {n for n, own in names if own}
+    assert any(isinstance(m, LoraLayer) for m in network.model.modules())
+    assert [(n, vars(m).get("forward")) for n, m in network.model.named_modules()] == names
 
 
 def test_a_model_in_training_is_never_copied(adapted):
