@@ -28,6 +28,7 @@ from bench.parity_case import (
     ROWS,
     Method,
     Trained,
+    answers,
     flat,
     identity,
     pairs,
@@ -37,10 +38,12 @@ from cai.models.local.lora import read_adapter
 from cai.models.local.roles import Trainee
 from cai.models.local.spec import LoraSpec, ModelSpec
 from cai.models.local.workbench import Workbench, open_workbench
-from cai.train.config import DpoConfig, SftConfig
+from cai.train.config import DpoConfig, KtoConfig, RewardConfig, SftConfig
+from cai.train.kto import KtoRow, train_kto
 from cai.train.optimise import Step
 from cai.train.preference import train_dpo
 from cai.train.reference import PairRow
+from cai.train.reward import train_reward
 from cai.train.sft import SftRow, train_sft
 
 RESULTS = Path(__file__).resolve().parent / "results" / "parity.json"
@@ -103,7 +106,48 @@ def dpo(scene: Scene) -> Trained:
     return policy_trained(scene, lambda trainee: train_dpo(config, rows, trainee, scene.out, never))
 
 
-TRAINERS: dict[str, Callable[[Scene], Trained]] = {"SFT": sft, "DPO": dpo}
+def without_reference(scene: Scene) -> Trained:
+    """ORPO's likelihood is of prompt and answer there, CPO's of the answer."""
+    settings = dict(scene.method.settings)
+    loss = {"sigmoid": "cpo"}.get(name := str(settings.pop("loss_type", "orpo")), name)
+    renamed = {"cpo_alpha": "nll", "simpo_gamma": "margin"}
+    own = {renamed.get(key, key): value for key, value in settings.items()}
+    tokens = "all" if loss == "orpo" else "answer"
+    config = DpoConfig(**scene.options(), loss=loss, labels="hard", nll_tokens=tokens, **own)
+    rows = [PairRow(pair.id, *pair.rows) for pair in pairs()]
+    return policy_trained(scene, lambda trainee: train_dpo(config, rows, trainee, scene.out, never))
+
+
+def kto(scene: Scene) -> Trained:
+    settings = scene.method.settings
+    own = {"beta": settings["beta"], **{name: settings[f"{name}_weight"] for name in ("desirable", "undesirable")}}
+    rows = [KtoRow(each.id, each.tokens, float(each.desirable)) for each in answers()]
+    config = KtoConfig(**scene.options(), **own)
+    return policy_trained(scene, lambda trainee: train_kto(config, rows, trainee, scene.out, never))
+
+
+def reward(scene: Scene) -> Trained:
+    """The head is trained together with the adapter, and counts in the gradient's norm."""
+    centring = scene.method.settings.get("center_rewards_coefficient", 0.0)
+    config = RewardConfig(**scene.options(), centring=centring, labels="hard", holdout=0.0)
+    margins = scene.method.margins
+    rows = [PairRow(pair.id, *pair.rows, margin=pair.margin if margins else 0.0) for pair in pairs()]
+    scorer = scene.workbench.scoring_trainee(scene.folder / "scorer", 0)
+    try:
+        steps = list(train_reward(config, rows, scorer, scene.out, never))
+        return Trained(columns([step.metrics for step in steps if step.metrics]), flat(scorer.state()))
+    finally:
+        scene.workbench.release(scorer)
+
+
+TRAINERS: dict[str, Callable[[Scene], Trained]] = {
+    "SFT": sft,
+    "DPO": dpo,
+    "ORPO": without_reference,
+    "CPO": without_reference,
+    "KTO": kto,
+    "Reward": reward,
+}
 COMPARED = [name for name, method in METHODS.items() if method.trainer in TRAINERS]
 
 
@@ -111,7 +155,7 @@ def policy_trained(scene: Scene, train: Callable[[Trainee], Iterator[Step]]) -> 
     """From the adapter that both sides start with to the end of the training."""
     trainee = scene.workbench.trainee(scene.folder / "adapter", seed=0)
     try:
-        return Trained(columns([step.metrics for step in train(trainee)]), flat(trainee.state()))
+        return Trained(columns([step.metrics for step in train(trainee) if step.metrics]), flat(trainee.state()))
     finally:
         scene.workbench.release(trainee)
 
