@@ -88,8 +88,8 @@ def test_keys_and_values_of_a_position(llama: Shape) -> None:
 
 def test_what_a_token_leaves_in_a_layer_for_the_backward_pass() -> None:
     """fp32, D = A = K = 192, F = 512, r = 16: both norms' inputs 2·4·192; queries, keys, values and the result, once
-    more where it belongs, 5·4·192, a logarithm for each of 6 heads 4·6; gate, its activation and up 3·4·512; both norms' outputs and the product
-    4·(2·192 + 512); seven adapters' inner values 7·4·16."""
+    more where it belongs, 5·4·192, a logarithm for each of 6 heads 4·6; gate, its activation and up 3·4·512; both
+    norms' outputs and the product 4·(2·192 + 512); seven adapters' inner values 7·4·16."""
     setup = Setup(shape_from_config(EMBEDDED), "none", "cpu")
     assert saved_bytes(setup) == 1536 + (3840 + 24) + 6144 + 3584 + 448
 
