@@ -1,0 +1,57 @@
+"""What the metrics of policy methods give away: rewards, the way from the reference, ratios, entropy.
+
+What their answers look like is `alarm_answers`' business.
+"""
+
+from cai.train.alarm_curves import RECENT, Curves, median, told, where
+
+NEVER_APART = 0.99
+"""The share of groups in which every answer got the same reward: with all of them, no answer is better than another."""
+EQUAL = 1e-6
+"""Rewards that differ by less are the same number with rounding."""
+FAR, FAR_PER_TOKEN, FAR_UNKNOWN = 10.0, 0.5, 50.0
+"""Nats between policy and reference on one answer. At half a nat per token the policy gives its tokens 1.6 times the
+probability that the reference gives them. Ten are not much on any answer; where no length is measured it is fifty."""
+FIRST_RATIO = 0.02
+"""Before the first step of an update the policy is the one that sampled: its ratio is 1. Kernels in bf16 that batch
+differently leave some thousandths."""
+STEPPED_OVER, RATIO_OFF = 0.5, 0.5
+"""Half of all tokens clipped: most of an update's gradient is thrown away, where healthy ones clip a tenth or so. The
+mean ratio is 1 whatever the policy, but for chance; at half as much again it rests on a few tokens."""
+
+
+def constant_reward(curves: Curves) -> str | None:
+    """Groups without differences where the trainer counts them, else no spread at all."""
+    shares, spreads = curves.of("frac_reward_zero_std")[-RECENT:], curves.of("reward_std")[-RECENT:]
+    beside = f"; reward {told(curves.of('reward')[-RECENT:])}" if curves.of("reward") else ""
+    if len(shares) == RECENT and min(point.value for point in shares) >= NEVER_APART:
+        return f"frac_reward_zero_std {told(shares)}{beside}"
+    if len(spreads) == RECENT and max(point.value for point in spreads) <= EQUAL:
+        return f"reward_std is 0 {where(spreads)}{beside}"
+    return None
+
+
+def kl_runs_away(curves: Curves) -> str | None:
+    """`kl` is of whole answers, in nats: the sum over their tokens."""
+    now = curves.of("kl")[-RECENT:]
+    if len(now) < RECENT:
+        return None
+    lengths = curves.of("completions/mean_length")[-RECENT:]
+    limit = max(FAR, FAR_PER_TOKEN * median(lengths)) if lengths else FAR_UNKNOWN
+    return f"kl {told(now)}, where {limit:.3g} is far" if median(now) > limit else None
+
+
+def first_ratio_off(curves: Curves) -> str | None:
+    points = curves.of("ratio/first")[-RECENT:]
+    if len(points) < RECENT or abs(median(points) - 1) <= FIRST_RATIO:
+        return None
+    return f"ratio/first {told(points)}"
+
+
+def steps_too_large(curves: Curves) -> str | None:
+    clipped, ratios = curves.of("clip_ratio")[-RECENT:], curves.of("ratio")[-RECENT:]
+    if len(clipped) == RECENT and median(clipped) > STEPPED_OVER:
+        return f"clip_ratio {told(clipped)}"
+    if len(ratios) == RECENT and abs(median(ratios) - 1) > RATIO_OFF:
+        return f"ratio {told(ratios)}"
+    return None
