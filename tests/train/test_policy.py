@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -13,83 +13,23 @@ import torch
 from cai.errors import CaiError, InputError, Interrupted
 from cai.models.local.logprobs import TokenLogps, TokenRow
 from cai.models.local.roles import Trainee
-from cai.models.local.scorer import Scorer
-from cai.models.local.spec import Quantization
 from cai.models.local.workbench import Workbench
-from cai.records import Message
 from cai.train.actor_critic import ActorCritic
-from cai.train.config import PolicyConfig
-from cai.train.experience import Scene, begin_round
+from cai.train.experience import begin_round
 from cai.train.optimise import Step
 from cai.train.policy import policy_gradient, train_policy
-from cai.train.rollout import PromptRow, Rollout
-from cai.train.rounds import Held, adapted, minibatch, plan_updates
+from cai.train.rollout import PromptRow
+from cai.train.rounds import plan_updates
+from tests.train.acting import NewActor, config, lower_letters, never, policy_of, scene_of
 
-NewActor = Callable[..., Trainee | ActorCritic]
 METHODS = ("ppo", "rloo", "grpo")
-SMALL = {"learning_rate": 2e-2, "batch_size": 4, "samples": 4, "max_new_tokens": 6, "kl": 0.01}
 ALWAYS = {"loss", "grad_norm", "learning_rate", "tokens", "ratio", "clip_ratio"}
 ANSWERS = {f"completions/{name}" for name in ("mean_length", "clipped_ratio", "repetition", "distinct")}
 BEGIN = {"reward", "reward_std", "kl", "kl_coefficient", "entropy", "ratio/first", *ANSWERS}
 
 
-def config(method: str, **changes: object) -> PolicyConfig:
-    return PolicyConfig.model_validate({**SMALL, "method": method, **changes})
-
-
-def never() -> bool:
-    return False
-
-
-def lower_letters(rollouts: Sequence[Rollout]) -> list[float]:
-    """The share of an answer's letters that stand in the first half of the alphabet."""
-    return [sum(letter < "`" for letter in r.text) / max(1, len(r.text)) for r in rollouts]
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-@pytest.fixture
-def workbench(bench: Callable[[float, Quantization], Workbench]) -> Workbench:
-    return bench(0.5, "none")
-
-
-@pytest.fixture
-def prompts(workbench: Workbench) -> list[PromptRow]:
-    made = []
-    for i in range(8):
-        messages = (Message("user", "ABCDEFGH"[i] * (1 + i % 3)),)
-        made.append(PromptRow(f"prompt-{i}", messages, workbench.encode_prompt(messages)))
-    return made
-
-
-@pytest.fixture
-def new_actor(workbench: Workbench) -> Iterator[NewActor]:
-    """What a method trains. The adapter has dropout, which no policy method may use."""
-    made: list[Trainee | Scorer] = []
-
-    def make(method: str, seed: int = 7) -> Trainee | ActorCritic:
-        policy = workbench.trainee(None, seed)
-        made.append(policy)
-        if method != "ppo":
-            return policy
-        value = workbench.scoring_trainee(None, seed, head="zero")
-        made.append(value)
-        return ActorCritic(policy, value)
-
-    yield make
-    for role in made:
-        workbench.release(role)
-
-
-def policy_of(actor: Trainee | ActorCritic) -> Trainee:
-    return actor.policy if isinstance(actor, ActorCritic) else actor
-
-
-def scene_of(settings: PolicyConfig, prompts: list[PromptRow], actor: Trainee | ActorCritic, folder: Path) -> Scene:
-    value = actor.value if isinstance(actor, ActorCritic) else None
-    return Scene(settings, prompts, policy_of(actor), value, lower_letters, folder)
 
 
 def nudge(actor: Trainee | ActorCritic) -> None:
@@ -153,7 +93,7 @@ def test_a_training_stopped_after_any_update_goes_on_to_the_very_same_folder(
     new_actor: NewActor, prompts: list[PromptRow], tmp_path: Path, method: str
 ) -> None:
     """Two rounds of four updates: most stops are inside a round, whose answers must come from the checkpoint."""
-    settings = config(method, rollout_epochs=2, minibatches=2, kl_target=0.5, checkpoint_every=1, keep_checkpoints=9)
+    settings = config(method, rollout_epochs=2, minibatches=2, kl_target=0.5)
     straight = list(train_policy(settings, prompts, new_actor(method), lower_letters, tmp_path / "straight", never))
     expected = contents(tmp_path / "straight")
     for stop_after in range(1, 8):
@@ -276,27 +216,6 @@ def test_the_order_in_which_prompts_come_changes_nothing(
     assert turned == straight
 
 
-def test_rounds_take_every_prompt_once_and_updates_every_answer_of_a_pass_once() -> None:
-    ids = [f"prompt-{i}" for i in range(10)]
-    for method, orders in (("grpo", 1), ("ppo", 2)):
-        settings = config(method, rollout_epochs=2, minibatches=3, epochs=2)
-        updates = plan_updates(settings, ids)
-        assert len(updates) == 2 * 3 * 2 * 3
-        rounds = {update.round: update.prompts for update in updates}
-        assert list(rounds) == [1, 2, 3, 4, 5, 6]
-        assert [sorted(rounds[1] + rounds[2] + rounds[3]), len(rounds[3])] == [list(range(10)), 2]
-        passes = [
-            tuple(a for u in updates if (u.round, u.epoch) == (1, epoch) for a in minibatch(settings, u, ids))
-            for epoch in range(2)
-        ]
-        assert [sorted(answers) for answers in passes] == [list(range(16))] * 2
-        assert len(set(passes)) == orders
-        assert all(
-            [answers[i : i + 4] == tuple(range(answers[i], answers[i] + 4)) for i in (0, 4, 8, 12)]
-            for answers in passes
-        )
-
-
 class Differing:
     """A policy whose passes with gradients differ from those without."""
 
@@ -321,46 +240,6 @@ def test_a_policy_that_does_not_agree_with_itself_is_refused(
     assert list(train_policy(config("grpo"), prompts, same, lower_letters, tmp_path / "same", never))  # type: ignore[arg-type]
 
 
-def test_every_pass_divides_its_logits_by_the_temperature(workbench: Workbench, new_actor: NewActor) -> None:
-    trainee, row = policy_of(new_actor("grpo")), TokenRow((5, 9, 12), (20, 30, 2))
-    logits_TV = workbench.answer_logits(None, row)
-    for temperature in (0.5, 1.0, 2.0):
-        expected = (logits_TV / temperature).log_softmax(-1)[range(3), list(row.completion_ids)]
-        for of in (trainee.policy_logps, trainee.reference_logps):
-            torch.testing.assert_close(of([row], temperature=temperature).logps_BT[0], expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("temperature", [0.3, 1.5])
-def test_the_entropy_that_is_told_is_that_of_the_tempered_policy(
-    new_actor: NewActor, prompts: list[PromptRow], tmp_path: Path, temperature: float
-) -> None:
-    settings = config("grpo", temperature=temperature, samples=16, max_new_tokens=1)
-    trainee = policy_of(new_actor("grpo"))
-    begun = begin_round(
-        scene_of(settings, prompts[:4], trainee, tmp_path), plan_updates(settings, [p.id for p in prompts[:4]])[0], 0.0
-    )
-    entropies = []
-    for prompt in prompts[:4]:
-        every = [TokenRow(prompt.prompt_ids, (token,)) for token in range(64)]
-        logps = trainee.reference_logps(every, temperature=temperature).logps_BT[:, 0]
-        entropies.append(-(logps.exp() * logps).sum().item())
-    assert begun.metrics["entropy"] == pytest.approx(sum(entropies) / 4, rel=0.2)
-
-
-def test_answers_without_an_end_are_treated_as_asked_and_counted(
-    new_actor: NewActor, prompts: list[PromptRow], tmp_path: Path
-) -> None:
-    expected = {"keep": 5.0, "replace": -1.0, "reduce": 4.0}
-    for how, reward in expected.items():
-        settings = config("rloo", max_new_tokens=1, unfinished=how, batch_size=8)
-        scene = replace(scene_of(settings, prompts, new_actor("rloo"), tmp_path), reward=lambda rs: [5.0] * len(rs))
-        begun = begin_round(scene, plan_updates(settings, [p.id for p in prompts])[0], 0.0)
-        cut = begun.metrics["completions/clipped_ratio"]
-        ended = [row.completion_ids == (2,) for row in begun.round.rows]
-        assert cut == 1 - sum(ended) / len(ended) > 0.5
-        assert begun.metrics["reward"] == pytest.approx(cut * reward + (1 - cut) * 5.0)
-
-
 def test_answers_are_kept_with_their_rewards_and_follow_from_names(
     new_actor: NewActor, prompts: list[PromptRow], tmp_path: Path
 ) -> None:
@@ -380,7 +259,7 @@ def test_answers_are_kept_with_their_rewards_and_follow_from_names(
 
 
 def test_a_value_is_asked_for_where_it_is_learnt_and_saved_beside_the_policy(
-    workbench: Workbench, new_actor: NewActor, prompts: list[PromptRow], tmp_path: Path
+    acting_bench: Workbench, new_actor: NewActor, prompts: list[PromptRow], tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="learns a value, and none was given"):
         next(train_policy(config("ppo"), prompts, new_actor("grpo"), lower_letters, tmp_path, never))
@@ -390,19 +269,11 @@ def test_a_value_is_asked_for_where_it_is_learnt_and_saved_beside_the_policy(
     assert isinstance(actor, ActorCritic)
     list(train_policy(config("ppo", value_weight=1), prompts, actor, lower_letters, tmp_path, never))
     row = TokenRow(prompts[0].prompt_ids, (20, 30))
-    value = workbench.scorer(tmp_path / "value")
+    value = acting_bench.scorer(tmp_path / "value")
     assert torch.equal(value.scores([row]), actor.value.scores([row]).detach())
     assert value.scores([row]).abs().item() > 1e-4
-    assert workbench.view(tmp_path / "adapter").name
-    workbench.release(value)
-
-
-def test_the_price_of_divergence_adapts_within_bounds() -> None:
-    """Half of 0.2 too far for 100 of 1000 answers: β grows by one hundredth; far too far counts as 0.2."""
-    assert adapted(0.5, 1.1, 100, 1.0, 1000) == pytest.approx(0.5 * 1.01)
-    assert adapted(0.5, 9.0, 100, 1.0, 1000) == pytest.approx(0.5 * 1.02)
-    assert adapted(0.5, 0.0, 100, 1.0, 1000) == pytest.approx(0.5 * 0.98)
-    assert adapted(0.5, 9.0, 100, None, 1000) == 0.5
+    assert acting_bench.view(tmp_path / "adapter").name
+    acting_bench.release(value)
 
 
 def test_the_price_rises_and_falls_from_round_to_round(
@@ -426,16 +297,3 @@ def test_held_out_prompts_are_answered_and_never_trained_on(
         json.loads(line)["prompt"] for p in (tmp_path / "rollouts").iterdir() for line in p.read_text().splitlines()
     }
     assert len(asked) == 6
-
-
-def test_what_is_carried_comes_back_as_it_was(new_actor: NewActor, prompts: list[PromptRow], tmp_path: Path) -> None:
-    settings = config("ppo")
-    scene = scene_of(settings, prompts, new_actor("ppo"), tmp_path)
-    held, other = Held(prompts, 0.3), Held(prompts, 9.0)
-    other.load_state(held.state())
-    assert (other.price, other.round) == (0.3, None)
-    held.round = begin_round(scene, plan_updates(settings, [p.id for p in prompts])[0], 0.3).round
-    other.load_state(held.state())
-    assert other.round is not None
-    assert (other.round.ids, other.round.rows, other.round.price) == (held.round.ids, held.round.rows, 0.3)
-    assert all(torch.equal(value, held.state()[name]) for name, value in other.state().items())
