@@ -36,6 +36,7 @@ SIZE_EXCEPTIONS: dict[str, str] = {
 
 # `except Exception`, only at the boundaries that record and count what they catch: job worker, HTTP, one sample.
 BROAD_EXCEPTS: dict[str, str] = {
+    "cai/train/rewards.py": "one answer's reward by a user's function; the error is told with the answer and the place",
     "cai/service/worker.py": "one job's or one answer's failure is recorded there, and is not the worker's",
 }
 
