@@ -24,9 +24,14 @@ _TITLES = {
     "filter": "filter",
     "sft": "fine-tune on revisions",
     "dpo": "train on preferences",
+    "kto": "train on single answers",
+    "reward": "train a reward model",
+    "ppo": "learn from rewards",
+    "rloo": "learn from rewards",
+    "grpo": "learn from rewards",
     "evaluate": "evaluate",
 }
-_SHOWN = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
+_SHOWN = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin", "reward": "reward", "kl": "KL"}
 
 
 @dataclass

@@ -29,6 +29,11 @@ STAGE_NAMES = {
     "prefer": "Judge pairs",
     "filter": "Filter",
     "dpo": "Train on preferences",
+    "kto": "Train on single answers",
+    "reward": "Train a reward model",
+    "ppo": "Learn from rewards",
+    "rloo": "Learn from rewards",
+    "grpo": "Learn from rewards",
     "evaluate": "Evaluate",
 }
 _CHANGES = {"better": "better", "worse": "worse", "same": "no clear change"}

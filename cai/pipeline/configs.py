@@ -13,7 +13,16 @@ from cai.feedback.filters.settings import FilterSettings
 from cai.feedback.styles import Style
 from cai.models.local.spec import ModelSpec
 from cai.models.remote.spec import RemoteSpec
-from cai.train.config import DpoConfig, SftConfig
+from cai.pipeline.training_configs import (
+    LEARNING,
+    DpoStageConfig,
+    GrpoStageConfig,
+    KtoStageConfig,
+    PpoStageConfig,
+    RewardStageConfig,
+    RlooStageConfig,
+    SftStageConfig,
+)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Half = Annotated[float, Field(ge=0.5, le=1)]
@@ -194,37 +203,6 @@ class FilterConfig(FilterSettings):
         return self
 
 
-class SftStageConfig(SftConfig):
-    """Train a fresh adapter on revisions and on helpful answers."""
-
-    model_config = _STRICT
-
-    revisions: Literal["last", "all"] = "last"
-    """Train on the final revision, or on the revision of every round that changed something."""
-    helpful: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
-    """Answers that no critic changed: up to 1, the share of them to train on as well; above 1, how many."""
-
-    @model_validator(mode="after")
-    def _helpful_is_a_share_or_a_count(self) -> Self:
-        if self.helpful > 1 and self.helpful != int(self.helpful):
-            raise ValueError("helpful must be a share up to 1, or a whole number")
-        return self
-
-
-class DpoStageConfig(DpoConfig):
-    """Train on judged pairs, from the last supervised adapter or from the base."""
-
-    model_config = _STRICT
-
-    source: str | None = Field(default=None, alias="from")
-    """What to train on from: `base`, an earlier training stage, or another run's (`quickstart/sft`); the last one
-    before if not said."""
-    pairs: Literal["all", "revisions", "samples", "imported", "new"] = "all"
-    """Which of the earlier preferences to train on; `new` are those since the last stage that trained on any."""
-    min_p: Half = 0.5
-    """Leave out pairs of which the judge was less sure than this."""
-
-
 class EvaluateConfig(BaseModel):
     """Ask the base, every supervised model and the final one the same questions, and compare."""
 
@@ -238,9 +216,16 @@ class EvaluateConfig(BaseModel):
     """Prompts committed together. It is part of the plan: another size is another batch."""
 
 
-StageConfig = (
-    ReviseConfig | JudgeStageConfig | PreferConfig | FilterConfig | SftStageConfig | DpoStageConfig | EvaluateConfig
+TrainingStageConfig = (
+    SftStageConfig
+    | DpoStageConfig
+    | KtoStageConfig
+    | RewardStageConfig
+    | PpoStageConfig
+    | RlooStageConfig
+    | GrpoStageConfig
 )
+StageConfig = ReviseConfig | JudgeStageConfig | PreferConfig | FilterConfig | TrainingStageConfig | EvaluateConfig
 
 KINDS: dict[str, type[StageConfig]] = {
     "revise": ReviseConfig,
@@ -249,9 +234,13 @@ KINDS: dict[str, type[StageConfig]] = {
     "filter": FilterConfig,
     "sft": SftStageConfig,
     "dpo": DpoStageConfig,
+    "kto": KtoStageConfig,
+    "reward": RewardStageConfig,
+    "ppo": PpoStageConfig,
+    "rloo": RlooStageConfig,
+    "grpo": GrpoStageConfig,
     "evaluate": EvaluateConfig,
 }
-TRAINING = ("sft", "dpo")
 
 
 def style_of(config: StageConfig) -> Style:
@@ -296,7 +285,7 @@ class PipelineSpec(BaseModel):
         for name in self.models:
             if not re.fullmatch(r"[a-z][a-z0-9._-]{0,39}", name):
                 raise ValueError("models: a name must be small letters, digits, '.', '_' and '-', a letter first")
-            if name in (BASE, NEWEST, *TRAINING):
+            if name in (BASE, NEWEST, *LEARNING):
                 raise ValueError(f"models: {name!r} means something else already; choose another name")
         return self
 

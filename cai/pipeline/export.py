@@ -19,8 +19,10 @@ from cai.evaluate.report import result_table, table_models
 from cai.files import sync_folder, write_atomic
 from cai.journal import read_lines
 from cai.manifest import Manifest, verify_manifest
-from cai.pipeline.configs import TRAINING
 from cai.pipeline.final import FinalModel
+from cai.pipeline.training_configs import (
+    TRAINING,
+)
 from cai.records import Message, Prompt, from_dict
 from cai.store.cards import Card, Kind, Table, model_card
 from cai.store.run_folder import STAGES

@@ -13,7 +13,12 @@ from pathlib import Path
 from cai.errors import InputError, MissingModel
 from cai.manifest import read_manifest
 from cai.models.local.spec import ModelSpec
-from cai.pipeline.configs import TRAINING, PipelineSpec
+from cai.pipeline.configs import (
+    PipelineSpec,
+)
+from cai.pipeline.training_configs import (
+    TRAINING,
+)
 from cai.store.run_folder import ADAPTER, RUN, RUNS, STAGES, RunState, StageState, read_run
 from cai.strict_yaml import Document, read_yaml, validated
 

@@ -13,11 +13,18 @@ from cai.errors import InputError
 from cai.feedback.styles import frames_digest_of
 from cai.files import sha256_of
 from cai.manifest import Manifest, verify_manifest
-from cai.pipeline.configs import BASE, TRAINING, reasons, style_of
+from cai.pipeline.configs import (
+    BASE,
+    reasons,
+    style_of,
+)
 from cai.pipeline.desk import Desk
 from cai.pipeline.final import find_final
 from cai.pipeline.sources import Stage
 from cai.pipeline.spec import Pipeline
+from cai.pipeline.training_configs import (
+    LEARNING,
+)
 from cai.records import Prompt, as_dict, digest
 from cai.store.judge_told import CARD
 from cai.store.run_folder import ADAPTER
@@ -56,6 +63,8 @@ class Inputs:
     card: Path | None
     judge: Path | None
     """The adapter that judges, where it is not the base."""
+    reward: Path | None
+    """The reward model that says what answers are worth."""
     models: dict[str, Path | None]
     remotes: dict[str, str]
     digests: dict[str, str]
@@ -76,7 +85,7 @@ def gather(pipeline: Pipeline, stage: Stage, done: Mapping[int, Done], fingerpri
     for what, numbers in (("revisions", sources.revisions), ("preferences", sources.preferences)):
         for i, number in enumerate(numbers, 1):
             digests[f"{what} {i}"] = done[number].manifest.files["records.jsonl"].sha256
-    if stage.kind in TRAINING:
+    if stage.kind in LEARNING:
         assert pipeline.model is not None, f"{stage.name} has nothing to train"
         digests["lora"] = digest(asdict(pipeline.model.lora))
     file = pipeline.files.get(stage.number)
@@ -86,6 +95,8 @@ def gather(pipeline: Pipeline, stage: Stage, done: Mapping[int, Done], fingerpri
         digests["card"] = done[sources.card].manifest.files[CARD].sha256
     if sources.judge:
         digests["adapter judge"] = done[sources.judge].adapter_digest
+    if sources.reward:
+        digests["adapter reward"] = done[sources.reward].adapter_digest
     start = None
     if sources.start:
         start, digests["adapter start"] = done[sources.start].adapter, done[sources.start].adapter_digest
@@ -104,6 +115,7 @@ def gather(pipeline: Pipeline, stage: Stage, done: Mapping[int, Done], fingerpri
         file=file,
         card=done[sources.card].folder if sources.card else None,
         judge=done[sources.judge].adapter if sources.judge else None,
+        reward=done[sources.reward].adapter if sources.reward else None,
         models={name: done[number].adapter if number else None for name, number in sources.models.items()},
         remotes=sources.remotes,
         digests=digests,
@@ -139,7 +151,7 @@ def stage_facts(stage: Stage, inputs: Inputs, desk: Desk) -> dict[str, object]:
         facts["machine"] = desk.workbench().facts
     if stage.sources.constitution:
         facts["constitution"] = constitution_facts(inputs.constitution)
-    if stage.kind not in TRAINING:
+    if stage.kind not in LEARNING:
         facts["models"] = _names_of_models(stage, inputs, desk)
     if inputs.remotes:
         asked = sorted(set(inputs.remotes.values()))

@@ -16,11 +16,13 @@ from cai.manifest import Manifest, read_manifest
 from cai.models.remote.budget import Budget
 from cai.models.remote.ledger import Ledger
 from cai.pipeline.calls import STREAM
-from cai.pipeline.configs import TRAINING
 from cai.pipeline.desk import REMOTE
 from cai.pipeline.events import Event
 from cai.pipeline.reading import each_record
 from cai.pipeline.spec import Pipeline
+from cai.pipeline.training_configs import (
+    LEARNING,
+)
 from cai.records import Preference
 from cai.statistics import Interval, t_interval
 from cai.store.run_folder import STAGES
@@ -88,7 +90,7 @@ def pilot_of(pipeline: Pipeline, prompts: int) -> Pipeline:
         raise InputError("--pilot", f"needs at least {LEAST} prompts to tell anything", prompts, "give it more")
     ahead = []
     for stage in pipeline.stages:
-        if stage.kind in TRAINING:
+        if stage.kind in LEARNING:
             break
         chunk = getattr(stage.config, "chunk", None)
         smaller = {} if chunk is None else {"chunk": min(chunk, -(-prompts // PARTS))}

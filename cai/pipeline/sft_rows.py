@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cai.feedback.clean import folded
-from cai.pipeline.configs import SftStageConfig
+from cai.pipeline.training_configs import (
+    SftStageConfig,
+)
 from cai.records import Prompt, Reject, Revision, content_id
 from cai.seeds import derive, shuffled
 

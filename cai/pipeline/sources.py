@@ -11,16 +11,26 @@ from cai.constitution.model import Use
 from cai.pipeline.configs import (
     BASE,
     NEWEST,
-    TRAINING,
-    DpoStageConfig,
     EvaluateConfig,
     FilterConfig,
     JudgeStageConfig,
     JudgingConfig,
     PreferConfig,
     ReviseConfig,
-    SftStageConfig,
     StageConfig,
+)
+from cai.pipeline.training_configs import (
+    JUDGE,
+    TRAINING,
+    DpoStageConfig,
+    FromPairs,
+    GrpoStageConfig,
+    KtoStageConfig,
+    PolicyStageConfig,
+    PpoStageConfig,
+    RewardStageConfig,
+    RlooStageConfig,
+    SftStageConfig,
 )
 
 TUNED = "tuned"
@@ -54,6 +64,8 @@ class Sources:
     """The stage that measured the judge, whose temperature is to be used."""
     judge: int | None = None
     """The training stage whose adapter judges, or None for the base."""
+    reward: int | None = None
+    """The stage whose reward model says what answers are worth."""
     local: bool = True
     """Whether the base model takes part at all."""
 
@@ -114,11 +126,28 @@ def sources_of(config: StageConfig, before: Sequence[Stage], remotes: Collection
             )
         case SftStageConfig():
             return Sources(revisions=_revisions(before))
-        case DpoStageConfig():
+        case DpoStageConfig() | KtoStageConfig() | RewardStageConfig():
             start, other = _training_stage(config.source, before), _other_run(config.source)
             return Sources(preferences=_preferences(config.pairs, before), start=start, start_run=other)
+        case PpoStageConfig() | RlooStageConfig() | GrpoStageConfig():
+            return _policy(config, before, remotes)
         case EvaluateConfig():
             return Sources(prompts="test", models=_models(before), constitution="judge")
+
+
+def _policy(config: PolicyStageConfig, before: Sequence[Stage], remotes: Collection[str]) -> Sources:
+    """The train prompts, the model to go on from, and a reward model or the judge."""
+    start, other = _training_stage(config.source, before), _other_run(config.source)
+    if config.reward == JUDGE:
+        roles = _remote_roles({"judge": config.judge}, remotes)
+        return Sources("train", start=start, start_run=other, constitution="judge", remotes=roles)
+    rewards = [stage for stage in before if isinstance(stage.config, RewardStageConfig)]
+    for stage in reversed(rewards):
+        if config.reward in (stage.kind, stage.name):
+            return Sources("train", start=start, start_run=other, reward=stage.number)
+    known = ", ".join(dict.fromkeys([JUDGE, *(word for stage in rewards for word in (stage.kind, stage.name))]))
+    remedy = f"put a reward stage above it, as in - reward, or set reward: judge; known here: {known}"
+    raise NoSourceError("reward", "must name a reward model that stands before it", config.reward, remedy)
 
 
 def _remote_roles(wanted: dict[str, str], remotes: Collection[str]) -> dict[str, str]:
@@ -166,7 +195,7 @@ def _preferences(pairs: str, before: Sequence[Stage]) -> tuple[int, ...]:
     """Of a filter that holds pairs of both kinds, the stage takes those that it wants."""
     numbers = _standing(before, "prefer", "preferences")
     if pairs == "new":
-        trained = max((stage.number for stage in before if isinstance(stage.config, DpoStageConfig)), default=0)
+        trained = max((stage.number for stage in before if isinstance(stage.config, FromPairs)), default=0)
         numbers = tuple(n for n in numbers if n > trained)
         if any(made < trained for made in makers(before, numbers)):
             problem = "the filter before it holds pairs that an earlier stage trained on, too"

@@ -5,7 +5,6 @@ Which answers those are lives in `sft_rows`, the training in `train.sft`.
 
 from pathlib import Path
 
-from cai.pipeline.configs import SftStageConfig
 from cai.pipeline.desk import Desk
 from cai.pipeline.events import StageEvents
 from cai.pipeline.inputs import Inputs
@@ -13,6 +12,9 @@ from cai.pipeline.probe import probe_of
 from cai.pipeline.reading import read_records
 from cai.pipeline.sft_rows import Example, select_examples
 from cai.pipeline.training import Encoded, told, written
+from cai.pipeline.training_configs import (
+    SftStageConfig,
+)
 from cai.records import Reject, Revision
 from cai.seeds import derive
 

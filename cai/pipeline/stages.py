@@ -9,30 +9,41 @@ goes up when the same inputs would give other records: then nothing made by the 
 from pathlib import Path
 
 from cai.pipeline.configs import (
-    TRAINING,
-    DpoStageConfig,
     EvaluateConfig,
     FilterConfig,
     JudgeStageConfig,
     PreferConfig,
     ReviseConfig,
-    SftStageConfig,
     StageConfig,
 )
 from cai.pipeline.desk import Desk
 from cai.pipeline.events import StageEvents
 from cai.pipeline.inputs import Inputs
-from cai.pipeline.stage_dpo import dpo_stage
 from cai.pipeline.stage_evaluate import evaluate_stage
 from cai.pipeline.stage_filter import filter_stage
 from cai.pipeline.stage_judge import judge_stage
+from cai.pipeline.stage_pairs import dpo_stage, kto_stage, reward_stage
+from cai.pipeline.stage_policy import policy_stage
 from cai.pipeline.stage_prefer import prefer_stage
 from cai.pipeline.stage_revise import revise_stage
 from cai.pipeline.stage_sft import sft_stage
+from cai.pipeline.training_configs import (
+    LEARNING,
+    DpoStageConfig,
+    GrpoStageConfig,
+    KtoStageConfig,
+    PpoStageConfig,
+    RewardStageConfig,
+    RlooStageConfig,
+    SftStageConfig,
+)
 
-VERSIONS = {"revise": 2, "judge": 2, "prefer": 3, "filter": 1, "sft": 2, "dpo": 2, "evaluate": 2}
+VERSIONS = {
+    "revise": 2, "judge": 2, "prefer": 3, "filter": 1, "sft": 2, "dpo": 2, "kto": 1, "reward": 1, "ppo": 1, "rloo": 1,
+    "grpo": 1, "evaluate": 2,
+}  # fmt: skip
 
-JOURNALED = tuple(kind for kind in VERSIONS if kind not in (*TRAINING, "filter"))
+JOURNALED = tuple(kind for kind in VERSIONS if kind not in (*LEARNING, "filter"))
 """Kinds that commit their records chunk by chunk; the others write them all at once, again if they must."""
 
 
@@ -50,5 +61,11 @@ def run_stage(config: StageConfig, inputs: Inputs, folder: Path, desk: Desk) -> 
             return sft_stage(config, inputs, folder, desk)
         case DpoStageConfig():
             return dpo_stage(config, inputs, folder, desk)
+        case KtoStageConfig():
+            return kto_stage(config, inputs, folder, desk)
+        case RewardStageConfig():
+            return reward_stage(config, inputs, folder, desk)
+        case PpoStageConfig() | RlooStageConfig() | GrpoStageConfig():
+            return policy_stage(config, inputs, folder, desk)
         case EvaluateConfig():
             return evaluate_stage(config, inputs, folder, desk)

@@ -26,11 +26,20 @@ from cai.feedback.judge import JudgeSettings, decide
 from cai.feedback.styles import frames_digest_of
 from cai.feedback.yields import told
 from cai.journal import read_lines
-from cai.pipeline.configs import BASE, TRAINING, EvaluateConfig, PreferConfig, reasons, style_of
+from cai.pipeline.configs import (
+    BASE,
+    EvaluateConfig,
+    PreferConfig,
+    reasons,
+    style_of,
+)
 from cai.pipeline.inputs import Done
 from cai.pipeline.reading import read_records
 from cai.pipeline.spec import Pipeline
 from cai.pipeline.stage_evaluate import Measured
+from cai.pipeline.training_configs import (
+    LEARNING,
+)
 from cai.records import Preference, Revision, digest
 
 
@@ -70,7 +79,7 @@ def report_data(pipeline: Pipeline, done: Sequence[Done]) -> ReportData:
         model={**pipeline.spec.model_dump(mode="json")["model"], "seed": pipeline.spec.seed, **machine},
         metrics=tuple(row for results in by_suite.values() for row in compare(results)),
         stages=tuple(_stage_row(d) for d in done),
-        curves=tuple(_curve(d) for d in done if d.stage.kind in TRAINING),
+        curves=tuple(_curve(d) for d in done if d.stage.kind in LEARNING),
         examples=tuple(example for results in by_suite.values() for example in pick_examples(results)),
         revisions=pick_revisions(revisions),
         judge=judge_facts(m.item for m in measured if m.model == BASE),

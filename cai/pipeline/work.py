@@ -22,21 +22,25 @@ from cai.feedback.styles import (
 from cai.models.local.lengths import PER_MESSAGE, Counter, conversation_length
 from cai.models.local.memory import GENERATE_ROWS, GENERATE_TOKENS, PASS_TOKENS, Generating, Judging, Method, Training
 from cai.pipeline.configs import (
-    TRAINING,
-    DpoStageConfig,
     EvaluateConfig,
     FilterConfig,
     JudgeStageConfig,
     JudgingConfig,
     PreferConfig,
     ReviseConfig,
-    SftStageConfig,
     style_of,
 )
 from cai.pipeline.judging import meetings
 from cai.pipeline.labelled import imported, labelled_set
 from cai.pipeline.sources import Stage, makers
 from cai.pipeline.spec import Pipeline
+from cai.pipeline.training_configs import (
+    JUDGE,
+    LEARNING,
+    FromPairs,
+    PolicyStageConfig,
+    SftStageConfig,
+)
 from cai.records import Prompt, new_prompt
 from cai.train.config import TrainConfig
 
@@ -126,7 +130,7 @@ def works_of(pipeline: Pipeline, count: Counter) -> list[StageWork]:
         own = texts[style_of(stage.config)]
         work = _work(stage, own, read, len(viewed))
         works.append(work)
-        if stage.kind not in (*TRAINING, "filter"):
+        if stage.kind not in (*LEARNING, "filter"):
             rounds = stage.config.rounds if isinstance(stage.config, ReviseConfig) else 1
             length = _answer_length(stage, own, read)
             made[stage.number] = _Answers(work.rows, length, rounds, _prompts(stage, own, read))
@@ -176,7 +180,7 @@ def _brought(stage: Stage, pipeline: Pipeline, count: Counter, style: Style) -> 
 def _read(stages: Sequence[Stage], stage: Stage, made: dict[int, _Answers]) -> list[_Answers]:
     """What a stage reads of earlier ones: filters only take away, so at most what was made before them."""
     found = makers(stages, {*stage.sources.revisions, *stage.sources.preferences})
-    if isinstance(stage.config, DpoStageConfig) and stage.config.pairs not in ("all", "new"):
+    if isinstance(stage.config, FromPairs) and stage.config.pairs not in ("all", "new"):
         settings = {s.number: s.config for s in stages if isinstance(s.config, PreferConfig)}
         found = tuple(n for n in found if settings[n].pairs == stage.config.pairs)
     return [made[number] for number in found]
@@ -197,11 +201,13 @@ def _work(stage: Stage, texts: Texts, read: list[_Answers], adapters: int) -> St
             every = config.revisions == "all"
             rows = sum(each.rows * (each.rounds if every else 1) for each in read)
             return _train(config, stage, _Answers(rows, _longest(read), 1, _prompts(stage, texts, read)), adapters)
-        case DpoStageConfig() as config:
-            pairs = sum(each.rows for each in read)
-            return _train(config, stage, _Answers(pairs, _longest(read), 1, _prompts(stage, texts, read)), adapters)
+        case PolicyStageConfig() as config:
+            return _policy(config, stage, texts, adapters)
         case EvaluateConfig() as config:
             return _evaluate(config, stage, texts, adapters)
+        case config:
+            pairs = sum(each.rows for each in read)
+            return _train(config, stage, _Answers(pairs, _longest(read), 1, _prompts(stage, texts, read)), adapters)
 
 
 def _revise(config: ReviseConfig, name: str, texts: Texts, adapters: int) -> StageWork:
@@ -274,11 +280,11 @@ def _judge_pairs(
 def _train(config: TrainConfig, stage: Stage, rows: _Answers, adapters: int) -> StageWork:
     length = max(rows.prompts) + rows.length
     updates = -(-rows.rows // config.batch_size) * config.epochs
-    each = 2 if stage.kind == "dpo" else 1
+    each = 1 if stage.kind == "sft" else 2
     shared = max(rows.prompts) if each == 2 else 0
     of_one = each * length - shared
     sequences = min(max(1, config.micro_tokens // of_one), config.batch_size, max(1, rows.rows)) * each
-    method: Method = "dpo" if stage.kind == "dpo" else "sft"
+    method: Method = "sft" if stage.kind in ("sft", "reward") else "dpo"
     continued = stage.sources.start is not None or bool(stage.sources.start_run)
     scored = sequences * rows.length
     batch = Training(method, sequences, length, scored, continued, config.checkpointing, shared)
@@ -287,6 +293,31 @@ def _train(config: TrainConfig, stage: Stage, rows: _Answers, adapters: int) -> 
     return StageWork(
         stage.name, stage.kind, rows.rows, rows.rows, trained_tokens=passes * mean, updates=updates,
         longest=length, adapters=adapters, batches=(batch,),
+    )  # fmt: skip
+
+
+def _policy(config: PolicyStageConfig, stage: Stage, texts: Texts, adapters: int) -> StageWork:
+    """Every prompt answered by its samples in each epoch, each answer rewarded and learnt from."""
+    prompts, new = texts.train, config.max_new_tokens
+    answers = len(prompts) * config.samples * config.epochs
+    length = max(prompts) + new
+    at_once = config.batch_size * config.samples
+    rows = min(max(1, config.micro_tokens // length), at_once)
+    method: Method = "ppo" if config.method == "ppo" else "dpo"
+    continued = stage.sources.start is not None or bool(stage.sources.start_run)
+    training = Training(method, rows, length, rows * new, continued, config.checkpointing)
+    batches: list[Batch] = [_generating(min(at_once, answers), max(prompts), new), training]
+    judgements = 0
+    if config.reward == JUDGE:
+        judgements = answers * (texts.judging if config.principles == "all" else 1)
+        batches.append(_judging(at_once * texts.judging, length + texts.judgement))
+    rounds = -(-len(prompts) // config.batch_size) * config.epochs
+    each = sum(prompts) // len(prompts) + new
+    return StageWork(
+        stage.name, stage.kind, len(prompts), len(prompts), answers, judgements,
+        answers * (each - new) + judgements * (each + texts.judgement), answers * new,
+        trained_tokens=answers * each * (config.rollout_epochs + 2), updates=rounds * config.rollout_epochs * config.minibatches,
+        longest=length, adapters=adapters + bool(stage.sources.reward), batches=tuple(batches),
     )  # fmt: skip
 
 
@@ -308,7 +339,7 @@ def _evaluate(config: EvaluateConfig, stage: Stage, texts: Texts, adapters: int)
     )  # fmt: skip
 
 
-def _generating(rows: int, prompt: int, reply: int, sampled: bool) -> Generating:
+def _generating(rows: int, prompt: int, reply: int, sampled: bool = True) -> Generating:
     together = max(1, min(rows, GENERATE_ROWS, GENERATE_TOKENS // (prompt + reply)))
     return Generating(together, prompt, reply, sampled)
 

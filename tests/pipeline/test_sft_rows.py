@@ -2,8 +2,10 @@
 
 import pytest
 
-from cai.pipeline.configs import SftStageConfig
 from cai.pipeline.sft_rows import Selection, select_examples
+from cai.pipeline.training_configs import (
+    SftStageConfig,
+)
 from cai.records import Lineage, Revision, Round, new_prompt
 
 LINEAGE = Lineage("c", "f", 0)

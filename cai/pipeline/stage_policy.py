@@ -1,0 +1,131 @@
+"""ppo, rloo and grpo: learning from the rewards of sampled answers, by a reward model or by the judge itself.
+
+The judge's reward is its expected score of an answer from 1 to 10, by the constitution's principles, brought to −1 to
+1: reinforcement learning from AI feedback without a reward model in between (Lee et al. 2023, section 3.3).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cai.constitution.frames import SCORES
+from cai.constitution.model import Principle, drawn_order
+from cai.feedback.score import score
+from cai.models.protocol import Model, RowError
+from cai.pipeline.desk import Desk
+from cai.pipeline.events import StageEvents
+from cai.pipeline.inputs import Inputs
+from cai.pipeline.probe import probe_of
+from cai.pipeline.training import told, written
+from cai.pipeline.training_configs import (
+    JUDGE,
+    GrpoStageConfig,
+    PpoStageConfig,
+    RlooStageConfig,
+)
+from cai.records import Prompt, Reject
+from cai.seeds import derive
+
+if TYPE_CHECKING:
+    from cai.models.local.workbench import Workbench
+    from cai.train.rollout import PromptRow, RewardFn, Rollout
+
+AnyPolicyConfig = PpoStageConfig | RlooStageConfig | GrpoStageConfig
+
+
+@dataclass(frozen=True, slots=True)
+class PromptUsed:
+    """A prompt that was answered and learnt from; the answers are in `rollouts/`."""
+
+    id: str
+
+
+def policy_stage(config: AnyPolicyConfig, inputs: Inputs, folder: Path, desk: Desk) -> StageEvents:
+    from cai.train.actor_critic import ActorCritic
+    from cai.train.policy import train_policy
+    from cai.train.rewards import from_scorer
+
+    rows: list[PromptRow] = []
+    rejects: list[Reject] = []
+    for prompt in inputs.prompts:
+        row = _row(desk.workbench(), prompt)
+        if isinstance(row, RowError):
+            rejects.append(Reject(prompt.id, config.method, row.reason, row.detail))
+        else:
+            rows.append(row)
+    used = [PromptUsed(row.id) for row in rows]
+    finished = written(inputs.name, folder, len(inputs.prompts), used, rejects, {"prompts": len(rows)})
+    settings = config.model_copy(update={"seed": derive(inputs.seed, config.method, config.seed)})
+    probe = probe_of(inputs.prompts, inputs.seed) if config.probe_every else None
+    workbench = desk.workbench()
+    seed = derive(inputs.seed, f"{config.method} adapter", config.seed)
+    trainee = workbench.trainee(inputs.start, seed)
+    scorer = workbench.scorer(inputs.reward) if inputs.reward else None
+    value = workbench.scoring_trainee(inputs.reward or inputs.start, seed, "zero") if config.method == "ppo" else None
+    try:
+        reward = from_scorer(scorer, _zero(inputs.reward)) if scorer else _judged(config, inputs, desk)
+        actor = trainee if value is None else ActorCritic(trainee, value)
+        yield from told(inputs.name, train_policy(settings, rows, actor, reward, folder, desk.stop, probe))
+    finally:
+        for role in (trainee, scorer, value):
+            if role is not None:
+                workbench.release(role)
+    return finished
+
+
+def judge_reward(
+    prompts: Sequence[Prompt], principles: Callable[[Prompt], Sequence[Principle]], judge: Model, seed: int
+) -> "RewardFn":
+    """The mean of what the judge expects to say of an answer, over each prompt's principles by their weights."""
+    by_id = {prompt.id: prompt for prompt in prompts}
+    low, high = float(SCORES[0]), float(SCORES[-1])
+
+    def reward(rollouts: "Sequence[Rollout]") -> list[float]:
+        sums, weights = [0.0] * len(rollouts), [0.0] * len(rollouts)
+        asked: dict[str, tuple[Principle, list[int]]] = {}
+        for i, rollout in enumerate(rollouts):
+            for principle in principles(by_id[rollout.prompt.id]):
+                asked.setdefault(principle.id, (principle, []))[1].append(i)
+        for principle, who in asked.values():
+            about = [by_id[rollouts[i].prompt.id] for i in who]
+            scores = score(about, [rollouts[i].text for i in who], principle, judge, seed)
+            for i, value in zip(who, scores, strict=True):
+                sums[i] += principle.weight * value
+                weights[i] += principle.weight
+        means = [total / weight for total, weight in zip(sums, weights, strict=True)]
+        return [(2 * mean - low - high) / (high - low) for mean in means]
+
+    return reward
+
+
+def _judged(config: AnyPolicyConfig, inputs: Inputs, desk: Desk) -> "RewardFn":
+    assert config.reward == JUDGE, config.reward
+    known = inputs.constitution.for_use("judge")
+    judge: Model = desk.remote(inputs.remotes["judge"]) if "judge" in inputs.remotes else desk.view(None)
+
+    def principles(prompt: Prompt) -> Sequence[Principle]:
+        if config.principles == "all":
+            return known
+        order = drawn_order(inputs.constitution, derive(inputs.seed, "reward"), prompt.id, 1)
+        return [principle for principle in order if principle in known][:1]
+
+    return judge_reward(inputs.prompts, principles, judge, inputs.seed)
+
+
+def _zero(reward: Path | None) -> float:
+    """The reward model's mean score, where it is known."""
+    from cai.train.reward import read_facts
+
+    facts = read_facts(reward) if reward else None
+    return facts.mean if facts else 0.0
+
+
+def _row(workbench: "Workbench", prompt: Prompt) -> "PromptRow | RowError":
+    from cai.train.rollout import PromptRow
+
+    try:
+        ids = workbench.encode_prompt(prompt.messages, prompt.tools)
+    except RowError as error:
+        return error
+    return PromptRow(prompt.id, prompt.messages, ids, prompt.tools)
