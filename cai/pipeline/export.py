@@ -22,7 +22,8 @@ from cai.manifest import Manifest, verify_manifest
 from cai.pipeline.configs import TRAINING
 from cai.pipeline.final import FinalModel
 from cai.records import Message, Prompt, from_dict
-from cai.store.cards import Card, Kind, Table, model_card
+from cai.store.card_parts import Table
+from cai.store.cards import Card, Kind, model_card
 from cai.store.run_folder import STAGES
 
 if TYPE_CHECKING:
