@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cai.models.local.layout import TokenRow
 
 Wants = Literal["answers", "pairs", "labelled", "prompts"]
+Values = Iterator[tuple[str, Preference | Answered | Reject]]
 STAGE = "train"
 WORDS: dict[Wants, str] = {
     "answers": "answers to learn",
@@ -118,9 +119,9 @@ def encoded(reading: Reading, chat: "ChatFormat", limit: int | None, reply: int 
         kept.append(Encoded(candidate, tokens))
     reading.candidates = [each.candidate for each in kept]
     if not kept:
-        problem = f"of {reading.inputs} rows none is left: {_reasons(reading.rejects)}"
-        remedy = "allow longer rows with --max-tokens, or take a model with a longer context" if limit else ""
-        raise InputError(str(reading.path), problem, reading.rejects[-1].detail, remedy or "correct the rows")
+        told = f"{_reasons(reading.rejects)}; the last one: {reading.rejects[-1].detail}"
+        remedy = "raise --max-tokens, or leave it out" if limit else "shorten or correct the rows"
+        raise InputError(str(reading.path), f"of {reading.inputs} rows none is left ({told})", None, remedy)
     return kept
 
 
@@ -173,7 +174,7 @@ def _read_answers(path: Path, layout: str, method: str, wants: Wants) -> tuple[R
         sort: Sort = "answers" if wants == "answers" else "preferences"
         data = open_data(path, sort)
         reading = Reading(path, digest(dict(data.sources)), data.layout)
-        values = ((path.name, row) for row in data.rows())
+        values: Values = ((path.name, row) for row in data.rows())
     else:
         sha256 = _digest_of(path)
         reading = Reading(path, sha256, layout or _layout(path, method, wants))
@@ -190,7 +191,7 @@ def _read_answers(path: Path, layout: str, method: str, wants: Wants) -> tuple[R
     return reading, found
 
 
-def _file_values(path: Path, layout: str) -> Iterator[tuple[str, Preference | Answered | Reject]]:
+def _file_values(path: Path, layout: str) -> "Values":
     read = layout_named(layout).read
     for row in adapted_rows(path, layout):
         yield f"{path.name}:{row.number}", converted(row, read, path)
@@ -226,7 +227,9 @@ def _offered_by_pair(pair: Preference, place: str, wants: Wants) -> list[Candida
         return [Reject(pair.id, STAGE, pair.kind, detail)]
     if wants == "pairs":
         return [Candidate(pair.id, place, pair.prompt, (pair.chosen, pair.rejected), pair.p_chosen)]
-    chosen = Candidate(_answer_id(pair.prompt, pair.chosen, wanted=True), place, pair.prompt, (pair.chosen,), pair.p_chosen)
+    chosen = Candidate(
+        _answer_id(pair.prompt, pair.chosen, wanted=True), place, pair.prompt, (pair.chosen,), pair.p_chosen
+    )
     if wants == "answers":
         return [chosen]
     name = _answer_id(pair.prompt, pair.rejected, wanted=False)
@@ -260,14 +263,14 @@ def _nothing_fits(reading: Reading, found: Counter[Wants], method: str, wants: W
         return _other(reading.path, "prompts", method, wants)
     if not reading.rows:
         return InputError(str(reading.path), "is empty", None, f"{method} needs {WORDS[wants]}, one on each line")
-    problem = f"of {reading.rows} rows none can be used: {_reasons(reading.rejects)}"
+    told = f"{_reasons(reading.rejects)}; the first one: {reading.rejects[0].detail}"
     remedy = "`cai data check` says what is wrong with each" if wants != "prompts" else "correct the rows"
-    return InputError(str(reading.path), problem, reading.rejects[0].detail, remedy)
+    return InputError(str(reading.path), f"of {reading.rows} rows none can be used ({told})", None, remedy)
 
 
 def _other(path: Path, found: Wants, method: str, wants: Wants) -> InputError:
     problem = f"holds {_FOUND[found]}, and {method} needs {WORDS[wants]}"
-    return InputError(str(path), problem, None, f"{_TAKEN_BY[found]}; `cai data sample {path}` shows some")
+    return InputError(str(path), problem, None, _TAKEN_BY[found])
 
 
 def _holds_prompts(path: Path) -> bool:

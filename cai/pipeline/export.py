@@ -122,6 +122,7 @@ def _card(final: FinalModel, to: Kind, exported: "Exported", manifest: Manifest,
     lora, report = final.spec.lora, _report(final)
     metrics, column = _metrics(final, report)
     constitution = report.get("constitution")
+    alone = not final.stage.folder
     named = f"{constitution['id']} {constitution['version']}" if isinstance(constitution, dict) else "of its run"
     machine = manifest.facts["machine"]
     versions = machine["versions"] if isinstance(machine, dict) else {}
@@ -138,7 +139,7 @@ def _card(final: FinalModel, to: Kind, exported: "Exported", manifest: Manifest,
             for stage in final.run.stages[: final.stage.number]
             if stage.counts
         ),
-        constitution=named,
+        constitution="" if alone else named,
         metrics=metrics,
         column=column,
         agreement=agreement_table(exported, final.spec.quantization),

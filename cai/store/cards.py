@@ -28,6 +28,7 @@ class Card:
     """The shape of the adapter, in words."""
     stages: tuple[str, ...]
     constitution: str
+    """Id and version; empty where rows alone decided what was learnt."""
     metrics: Table | None
     column: str
     """Which column of the metrics is this model."""
@@ -78,7 +79,7 @@ def _what(card: Card) -> str:
         "merged": f"{base}{commit} with a LoRA adapter ({card.adapter}) added to its own weights.",
         "ollama": f"{base}{commit} with a LoRA adapter ({card.adapter}) added to its own weights, and a Modelfile.",
     }[card.kind]
-    return f"{what} It was aligned to the constitution {card.constitution}."
+    return f"{what} It was aligned to the constitution {card.constitution}." if card.constitution else what
 
 
 def _loading(card: Card) -> str:
