@@ -259,7 +259,7 @@ def _nothing_fits(reading: Reading, found: Counter[Wants], method: str, wants: W
     others = [sort for sort, _ in found.most_common() if sort != wants]
     if others:
         return _other(reading.path, others[0], method, wants)
-    if wants != "prompts" and reading.path.is_file() and _holds_prompts(reading.path):
+    if reading.rejects and all(reject.reason == "no answer" for reject in reading.rejects):
         return _other(reading.path, "prompts", method, wants)
     if not reading.rows:
         return InputError(str(reading.path), "is empty", None, f"{method} needs {WORDS[wants]}, one on each line")

@@ -66,7 +66,8 @@ def _front_matter(card: Card) -> str:
         lines.append("license_name: that-of-the-base-model")
         if on_hub:
             lines.append(f"license_link: {quoted(f'https://huggingface.co/{card.base}')}")
-    tags = ["constitutional-ai", "rlaif", *(["lora"] if card.kind == "adapter" else []), "cai"]
+    tags = ["constitutional-ai", "rlaif"] if card.constitution else []
+    tags += [*(["lora"] if card.kind == "adapter" else []), "cai"]
     lines += ["pipeline_tag: text-generation", f"tags: [{', '.join(tags)}]"]
     return "\n".join(["---", *lines, "---"])
 
