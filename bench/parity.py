@@ -11,6 +11,7 @@ All methods' results go to `bench/results/parity.json`; a test holds the bars in
 import argparse
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -21,29 +22,41 @@ from safetensors.torch import load_file
 
 from bench.parity_case import (
     ALPHA,
+    COMPLETION_TOKENS,
+    GENERATIONS,
     GOLDEN,
     GRADIENT,
     METHODS,
+    PROMPTS,
     RANK,
     ROWS,
+    UPDATES,
+    Group,
     Method,
     Trained,
     answers,
     flat,
+    groups,
     identity,
     pairs,
+    text,
     write_all,
 )
 from cai.models.local.lora import read_adapter
 from cai.models.local.roles import Trainee
 from cai.models.local.spec import LoraSpec, ModelSpec
 from cai.models.local.workbench import Workbench, open_workbench
-from cai.train.config import DpoConfig, KtoConfig, RewardConfig, SftConfig
+from cai.models.protocol import Reply, Request
+from cai.records import Message
+from cai.train.batches import epoch_order
+from cai.train.config import DpoConfig, KtoConfig, PolicyConfig, RewardConfig, SftConfig
 from cai.train.kto import KtoRow, train_kto
 from cai.train.optimise import Step
+from cai.train.policy import train_policy
 from cai.train.preference import train_dpo
 from cai.train.reference import PairRow
 from cai.train.reward import train_reward
+from cai.train.rollout import PromptRow, Rollout
 from cai.train.sft import SftRow, train_sft
 
 RESULTS = Path(__file__).resolve().parent / "results" / "parity.json"
@@ -140,6 +153,22 @@ def reward(scene: Scene) -> Trained:
         scene.workbench.release(scorer)
 
 
+def grpo(scene: Scene) -> Trained:
+    settings = dict(scene.method.settings)
+    aggregate = {"grpo": "answer", "bnpo": "token", "dr_grpo": "constant", "dapo": "rollout"}
+    options: dict[str, object] = {
+        "aggregate": aggregate[str(settings["loss_type"])],
+        "kl": settings["beta"],
+        "kl_corrected": settings.get("use_bias_correction_kl", True),
+        "scale_advantages": settings.get("scale_rewards") != "none",
+    }
+    return rounds_trained(scene, "grpo", options)
+
+
+def rloo(scene: Scene) -> Trained:
+    return rounds_trained(scene, "rloo", {"kl": scene.method.settings["beta"]})
+
+
 TRAINERS: dict[str, Callable[[Scene], Trained]] = {
     "SFT": sft,
     "DPO": dpo,
@@ -147,6 +176,8 @@ TRAINERS: dict[str, Callable[[Scene], Trained]] = {
     "CPO": without_reference,
     "KTO": kto,
     "Reward": reward,
+    "GRPO": grpo,
+    "RLOO": rloo,
 }
 COMPARED = [name for name, method in METHODS.items() if method.trainer in TRAINERS]
 
@@ -158,6 +189,52 @@ def policy_trained(scene: Scene, train: Callable[[Trainee], Iterator[Step]]) -> 
         return Trained(columns([step.metrics for step in train(trainee) if step.metrics]), flat(trainee.state()))
     finally:
         scene.workbench.release(trainee)
+
+
+def rounds_trained(scene: Scene, method: str, options: Mapping[str, object]) -> Trained:
+    """From given completions, in the order in which TRL has them. Our `kl` is of whole answers and our `entropy` of
+    sampled tokens, TRL's are per token and of all tokens that there might be, so neither is compared."""
+    split = scene.method.minibatches
+    rounds = {"batch_size": PROMPTS, "samples": GENERATIONS, "minibatches": split, "rollout_epochs": UPDATES // split}
+    fixed = {"max_new_tokens": COMPLETION_TOKENS, "epsilon": 1e-8, "method": method}
+    config = PolicyConfig(**{**scene.options(), **rounds, **fixed, **options})
+    names = [f"prompt-{i}" for i in range(len(groups()))]
+    given = dict(zip([names[i] for i in epoch_order(names, config.seed, 0)], groups(), strict=True))
+    prompts = [PromptRow(name, (Message("user", name),), given[name].prompt) for name in names]
+
+    def rewards(rollouts: Sequence[Rollout]) -> list[float]:
+        return [given[rollout.prompt.id].rewards[rollout.sample] for rollout in rollouts]
+
+    def train(trainee: Trainee) -> Iterator[Step]:
+        return train_policy(config, prompts, Given(trainee, given), rewards, scene.out, never)
+
+    found = policy_trained(scene, train)
+    theirs = {"clip_ratio": "clip_ratio/region_mean"}
+    steps = {theirs.get(name, name): values for name, values in found.steps.items() if name not in ("kl", "entropy")}
+    return Trained(steps, found.adapter)
+
+
+class Given:
+    """A trainee whose view says what is given."""
+
+    def __init__(self, trainee: Trainee, given: Mapping[str, Group]) -> None:
+        self._given = given
+        self.fingerprint = trainee.view().fingerprint
+        self.policy_logps, self.reference_logps = trainee.policy_logps, trainee.reference_logps
+        self.parameters, self.state, self.save = trainee.parameters, trainee.state, trainee.save
+
+    def view(self) -> "Given":
+        return self
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        met: Counter[str] = Counter()
+        replies = []
+        for request in requests:
+            name = request.messages[0].content
+            group, ids = self._given[name], self._given[name].completions[met[name]]
+            met[name] += 1
+            replies.append(Reply(text(ids), "stop", len(group.prompt), len(ids), ids))
+        return replies
 
 
 def columns(steps: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:

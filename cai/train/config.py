@@ -193,7 +193,10 @@ class RewardConfig(TrainConfig):
 
 
 class PolicyConfig(TrainConfig):
-    """Reinforcement learning from rewards: the model answers, is rewarded, and learns from what it did."""
+    """Reinforcement learning from rewards, round by round: the model answers, is rewarded, and learns from what it did.
+
+    Settings that a method does not have are refused rather than ignored.
+    """
 
     method: Literal["ppo", "rloo", "grpo"] = "ppo"
     """How rewards become advantages: against a learnt value, against the other answers to the prompt, or by their
@@ -205,13 +208,13 @@ class PolicyConfig(TrainConfig):
     epsilon: Positive = 1e-5
     """AdamW's guard against division by zero; the larger one is usual where gradients are small."""
     batch_size: int = Field(default=16, ge=1)
-    """Prompts of one rollout."""
+    """Prompts of one round."""
     samples: int = Field(default=4, ge=1, le=64)
-    """Answers to each prompt of a rollout. `rloo` and `grpo` compare them, and need two or more."""
+    """Answers to each prompt of a round. `rloo` and `grpo` compare them, and need two or more."""
     rollout_epochs: int = Field(default=1, ge=1)
-    """How often each answer of a rollout is learnt from. PPO's papers have 4."""
+    """How often each answer of a round is learnt from. PPO's papers have 4."""
     minibatches: int = Field(default=1, ge=1)
-    """Updates in each pass over a rollout."""
+    """Updates in each pass over a round. Answers to one prompt stay together, as far as that goes."""
     temperature: Positive = 1.0
     """Sampling temperature; every log-probability is taken at the same one."""
     max_new_tokens: int = Field(default=256, ge=1)
@@ -223,27 +226,35 @@ class PolicyConfig(TrainConfig):
     """Nats per answer that the price is raised and lowered to reach; if not said it stays as it is."""
     kl_horizon: int = Field(default=1000, ge=1)
     """Answers over which the price adapts."""
+    kl_corrected: bool = True
+    """`grpo`: multiply its estimate of the divergence by the ratio, so that its gradient is the divergence's own."""
     clip: Positive = 0.2
-    """How far an update may move a token's probability ratio before its gradient stops."""
-    unfinished: Literal["keep", "replace", "subtract"] = "replace"
-    """What becomes of the reward of an answer that did not end within the limit. The published details have each."""
-    unfinished_reward: float = -1.0
+    """How far an update may move a token's probability ratio before its gradient stops; for `rloo`, an answer's."""
+    clip_high: Positive | None = None
+    """The same upwards, where it should differ; DAPO's paper has 0.28."""
+    unfinished: Literal["keep", "replace", "reduce"] = "replace"
+    """What becomes of the reward of an answer that did not end within the limit: it stays, is replaced by
+    `unfinished_reward`, or that is added to it. The published details have each."""
+    unfinished_reward: float = Field(default=-1.0, allow_inf_nan=False)
     """What replaces that reward, or is added to it."""
     whiten_rewards: bool = False
-    """`ppo`: scale a rollout's rewards to variance 1, and keep their mean."""
+    """`ppo`: scale a round's rewards to variance 1, and keep their mean."""
     gamma: float = Field(default=1.0, gt=0, le=1)
     """`ppo`: what a later reward is worth, per token."""
     lam: float = Field(default=0.95, ge=0, le=1)
     """`ppo`: λ of generalised advantage estimation: 1 trusts the rewards alone, 0 the values."""
+    score_at: Literal["last", "after"] = "last"
+    """`ppo`: whether an answer's reward comes with its last token, or one position behind, where the value is then
+    trained as well. TRL's PPO has `after`."""
     value_clip: Positive = 0.2
     """`ppo`: how far a value may move in an update before its gradient stops."""
     value_weight: Positive = 0.1
     """`ppo`: the value loss's share."""
     scale_advantages: bool = True
     """`grpo`: divide by the deviation within a prompt's answers."""
-    aggregate: Literal["token", "answer", "constant"] = "token"
-    """`grpo`: the mean over all tokens of an update, the mean over answers of each one's mean, or the sum over a
-    constant, which is answers × max_new_tokens."""
+    aggregate: Literal["token", "rollout", "answer", "constant"] = "token"
+    """How `ppo` and `grpo` average: over the tokens of an update (TRL's `bnpo`), over an update's share of its round's
+    tokens (`dapo`), over answers each one's mean (`grpo`), or by a constant, answers × max_new_tokens (`dr_grpo`)."""
 
     @model_validator(mode="after")
     def _groups_can_be_compared(self) -> Self:
@@ -251,11 +262,29 @@ class PolicyConfig(TrainConfig):
             raise ValueError(f"{self.method} compares answers to one prompt; set samples to 2 or more, or method: ppo")
         if self.minibatches > self.batch_size * self.samples:
             raise ValueError(
-                f"a rollout has {self.batch_size * self.samples} answers, too few for {self.minibatches} minibatches; "
+                f"a round has {self.batch_size * self.samples} answers, too few for {self.minibatches} minibatches; "
                 "lower minibatches, or raise batch_size"
             )
         return self
 
-    @property
-    def updates_per_rollout(self) -> int:
-        return self.rollout_epochs * self.minibatches
+    @model_validator(mode="after")
+    def _settings_do_not_contradict(self) -> Self:
+        for name, methods in _OF_METHODS.items():
+            if self.method not in methods and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{self.method} has no {name}; remove it, or take method: {methods[0]}")
+        if self.kl_target is not None and self.kl == 0:
+            raise ValueError("a kl of 0 stays 0 whatever kl_target is; set kl above 0, or remove kl_target")
+        if self.unfinished == "reduce" and self.unfinished_reward >= 0:
+            raise ValueError(
+                f"unfinished: reduce adds unfinished_reward; set it below 0, not {self.unfinished_reward:g}"
+            )
+        return self
+
+
+_PPO = ("ppo",)
+_OF_METHODS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("whiten_rewards", "gamma", "lam", "score_at", "value_clip", "value_weight"), _PPO),
+    **dict.fromkeys(("scale_advantages", "kl_corrected"), ("grpo",)),
+    "aggregate": ("ppo", "grpo"),
+}
+"""Settings that not every method has, and the methods that have them."""

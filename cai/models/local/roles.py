@@ -38,17 +38,22 @@ class Trainee:
         return self._adapters.parameters(self.policy)
 
     def policy_logps(
-        self, rows: Sequence[TokenRow], dropout_seed: int | None = None, *, checkpointing: bool = False
+        self,
+        rows: Sequence[TokenRow],
+        dropout_seed: int | None = None,
+        *,
+        temperature: float = 1.0,
+        checkpointing: bool = False,
     ) -> TokenLogps:
-        """With gradients. Dropout is off, unless fine-tuning gives the seed to draw it from. With `checkpointing` the
-        backward pass computes each layer again instead of having kept it."""
+        """With gradients. Dropout is off, unless fine-tuning gives the seed to draw it from; logits are divided by the
+        temperature. With `checkpointing` the backward pass computes each layer again instead of having kept it."""
         again = layers_computed_again(self._network.model, lambda: self._speaking(dropout=dropout_seed is not None))
         with (
             self._bench.lock,
             self._adapters.training(self.policy, dropout_seed),
             again if checkpointing else nullcontext(),
         ):
-            return completion_logps(self._network, rows)
+            return completion_logps(self._network, rows, temperature)
 
     @contextmanager
     def _speaking(self, *, dropout: bool) -> Iterator[None]:
@@ -57,10 +62,10 @@ class Trainee:
         with self._bench.lock, self._adapters.speaking(self.policy, dropout=dropout), packing:
             yield
 
-    def reference_logps(self, rows: Sequence[TokenRow]) -> TokenLogps:
+    def reference_logps(self, rows: Sequence[TokenRow], *, temperature: float = 1.0) -> TokenLogps:
         """Without gradients, on the same kernel path as the policy."""
         with self._bench.lock, torch.no_grad(), self._adapters.active(self.reference):
-            return completion_logps(self._network, rows)
+            return completion_logps(self._network, rows, temperature)
 
     def view(self) -> LocalModel:
         """The policy as it is when asked, to probe between steps."""
