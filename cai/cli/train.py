@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cai.pipeline.alone import Order
     from cai.pipeline.events import Event
 
-MethodName = Literal["sft", "reward", "dpo", "kto"]
+MethodName = Literal["sft", "reward", "dpo", "kto", "ppo", "grpo", "rloo"]
 
 
 def train(
@@ -49,6 +49,14 @@ def train(
             "--from", metavar="ADAPTER", help="Go on from this: a run, a training, a PEFT folder.", show_default=False
         ),
     ] = None,
+    reward: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]REWARD[*WEIGHT]",
+            help="A reward model's folder, or FILE.py:function. May be given again.",
+            show_default=False,
+        ),
+    ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(min=2, help="Leave longer rows out, as named rejects.", show_default=False)
     ] = None,
@@ -74,15 +82,19 @@ def train(
 
     sft: answers, or the chosen ones of pairs. dpo, reward: pairs. kto: answers with a label, or pairs.
 
+    ppo, grpo, rloo: prompts, and at least one --reward.
+
     Rows that cannot be used are named in rejects.jsonl. Ctrl-C stops after the step in hand, and the same command goes
     on from there; where it is done, it says so.
     """
     from cai.pipeline.alone import Asked, order_of, train_alone
 
     changes = (*(overrides or []), *([f"seed={seed}"] if seed is not None else []))
-    order = order_of(
-        Asked(method, data, model, out, changes, start, quantization, template, layout, max_tokens, report_to)
-    )
+    asked = Asked(
+        method, data, model, out, changes, start, quantization, template, layout, max_tokens, report_to,
+        tuple(reward or ()),
+    )  # fmt: skip
+    order = order_of(asked)
     with stop_on_signals() as stop:
         _show(order, train_alone(order, stop, check_memory=not no_memory_check), as_json)
 
@@ -119,5 +131,6 @@ def _next(order: "Order") -> list[str]:
     """Commands that do something with the result."""
     folder = shlex.quote(str(order.out))
     if not order.method.speaks:
-        return []
+        model = "tiny" if order.spec.base == "tiny" else shlex.quote(order.spec.base)
+        return [f"cai train ppo --model {model} --data prompts.jsonl --reward {folder}"]
     return [f"cai chat {folder}", f"cai model export {folder} --to merged --out {folder}-merged"]

@@ -84,6 +84,7 @@ def _training(order: Order, reading: Reading, base: str) -> Training:
         "layout": reading.layout,
         "from": order.start.digest if order.start else None,
         "max_tokens": order.max_tokens,
+        **{f"reward {reward.name}": [reward.digest, reward.weight] for reward in order.rewards},
         **{name: list(value) if isinstance(value, tuple) else value for name, value in shape.items()},
         **order.config.model_dump(mode="json"),
     }
@@ -126,7 +127,7 @@ def _events(order: Order, ledger: Finished, rows: list[Encoded], desk: Desk, *, 
     if order.config.probe_every and order.method.speaks:
         probe = probe_of([row.candidate.prompt for row in rows], derive(order.config.seed, "probe"))
     start = order.start.folder if order.start else None
-    work = Work(order.config, rows, desk.workbench(), start, order.out, desk.stop, probe)
+    work = Work(order.config, rows, desk.workbench(), start, order.out, desk.stop, probe, order.rewards)
     reporter = _reporter(order)
     try:
         for event in told(order.name, order.method.train(work)):

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cai.models.protocol import Model
+from cai.pipeline.alone_rewards import RewardSource, opened
 from cai.pipeline.alone_rows import Encoded, Wants
 from cai.seeds import derive
-from cai.train.config import DpoConfig, KtoConfig, RewardConfig, SftConfig, TrainConfig
+from cai.train.config import DpoConfig, KtoConfig, PolicyConfig, RewardConfig, SftConfig, TrainConfig
 
 if TYPE_CHECKING:
     from cai.models.local.memory import Method as MemoryOf
@@ -33,6 +34,7 @@ class Work:
     folder: Path
     stop: Callable[[], bool]
     probe: Callable[[Model], dict[str, float]] | None
+    rewards: Sequence[RewardSource] = ()
 
     @contextmanager
     def trainee(self) -> "Iterator[Trainee]":
@@ -55,6 +57,8 @@ class Method:
     """Whether the result answers prompts; a reward model gives scores."""
     fewest: int = 1
     """Rows that it cannot do with less of."""
+    rewarded: bool = False
+    """Whether somebody must say what an answer is worth."""
     preset: Mapping[str, object] = field(default_factory=dict)
     """Settings that the method's name says."""
     memory: "MemoryOf" = "sft"
@@ -100,6 +104,36 @@ def _reward(work: Work) -> "Iterator[Step]":
         work.workbench.release(scorer)
 
 
+def _policy(work: Work) -> "Iterator[Step]":
+    from cai.train.actor_critic import ActorCritic
+    from cai.train.policy import train_policy
+    from cai.train.rollout import PromptRow
+
+    config = work.config
+    assert isinstance(config, PolicyConfig), config
+    prompts = [
+        PromptRow(each.id, each.prompt.messages, row.tokens[0].prompt_ids, each.prompt.tools)
+        for row in work.rows
+        for each in [row.candidate]
+    ]
+    with opened(work.rewards, work.workbench) as reward, work.trainee() as policy:
+        if config.method != "ppo":
+            yield from train_policy(config, prompts, policy, reward, work.folder, work.stop, work.probe)
+            return
+        # A value that begins at zero expects nothing of any answer.
+        value = work.workbench.scoring_trainee(None, derive(config.seed, "value"), "zero")
+        try:
+            both = ActorCritic(policy, value)
+            yield from train_policy(config, prompts, both, reward, work.folder, work.stop, work.probe)
+        finally:
+            work.workbench.release(value)
+
+
+def _reply(config: TrainConfig) -> int | None:
+    assert isinstance(config, PolicyConfig), config
+    return config.max_new_tokens
+
+
 def _pairs(rows: Sequence[Encoded]) -> "list[PairRow]":
     from cai.train.reference import PairRow
 
@@ -115,6 +149,21 @@ _PAIRS = {
     **_HELD_OUT,
     "eval/rewards/accuracies": "accuracy on pairs held out",
 }
+
+
+def _policy_method(name: str) -> Method:
+    shown = {
+        "reward": "reward",
+        "kl": "drift from the reference, in nats",
+        "entropy": "entropy, in nats a token",
+        "completions/mean_length": "tokens of an answer",
+        "completions/clipped_ratio": "share of answers cut off",
+        "eval/reward": "reward on prompts held out",
+    }
+    return Method(
+        PolicyConfig, "prompts", _policy, shown, preset={"method": name}, memory="ppo", reply=_reply, rewarded=True
+    )
+
 
 METHODS: dict[str, Method] = {
     "sft": Method(SftConfig, "answers", _sft, _HELD_OUT),
@@ -146,4 +195,7 @@ METHODS: dict[str, Method] = {
         fewest=2,
         memory="dpo",
     ),
+    "ppo": _policy_method("ppo"),
+    "grpo": _policy_method("grpo"),
+    "rloo": _policy_method("rloo"),
 }

@@ -15,6 +15,7 @@ from cai.errors import InputError
 from cai.models.local.spec import LoraSpec, ModelSpec, Quantization
 from cai.pipeline.adapters import NamedAdapter, adapter_named, require_base
 from cai.pipeline.alone_methods import METHODS, Method
+from cai.pipeline.alone_rewards import RewardSource, reward_sources
 from cai.pipeline.configs import sound_shape
 from cai.pipeline.overrides import with_overrides
 from cai.pipeline.reporting import ReportTo, require_package
@@ -41,6 +42,7 @@ class Asked:
     layout: str = ""
     max_tokens: int | None = None
     report_to: ReportTo | None = None
+    rewards: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class Order:
     start: NamedAdapter | None
     max_tokens: int | None
     report_to: ReportTo | None
+    rewards: tuple[RewardSource, ...] = ()
 
 
 def order_of(asked: Asked) -> Order:
@@ -67,6 +70,7 @@ def order_of(asked: Asked) -> Order:
     method = METHODS[asked.method]
     out = asked.out or default_folder(asked.method, asked.data)
     settings = settings_of(method, asked.overrides)
+    _require_role(asked, method)
     if asked.report_to:
         require_package(asked.report_to)
     start = _start(asked, method, settings)
@@ -76,7 +80,7 @@ def order_of(asked: Asked) -> Order:
         require_base("--from", start, spec)
     return Order(
         asked.method, method, spec, wanted.revision, settings.config, asked.data, asked.layout, out, start,
-        asked.max_tokens, asked.report_to,
+        asked.max_tokens, asked.report_to, reward_sources(asked.rewards, spec),
     )  # fmt: skip
 
 
@@ -113,6 +117,16 @@ def settings_of(method: Method, overrides: Sequence[str]) -> Settings:
         data[name] = value
     shape = validated(Document("--set", {} if lora is None else {"lora": lora}), _Lora).lora
     return Settings(validated(Document("--set", data), method.config), shape, lora is not None)
+
+
+def _require_role(asked: Asked, method: Method) -> None:
+    if method.rewarded and not asked.rewards:
+        remedy = "name what `cai train reward` made, or a Python function as FILE.py:function"
+        raise InputError("--reward", f"is missing: {asked.method} learns from rewards", None, remedy)
+    if asked.rewards and not method.rewarded:
+        having = ", ".join(name for name, each in METHODS.items() if each.rewarded)
+        problem = f"{asked.method} learns from its rows and has no reward"
+        raise InputError("--reward", problem, asked.rewards[0], f"leave it out, or take one of {having}")
 
 
 def _start(asked: Asked, method: Method, settings: Settings) -> NamedAdapter | None:
