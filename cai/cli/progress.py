@@ -26,7 +26,7 @@ _TITLES = {
     "dpo": "train on preferences",
     "evaluate": "evaluate",
 }
-_SHOWN = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
+_SHOWN = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin", "reward": "reward", "kl": "kl"}
 
 
 @dataclass

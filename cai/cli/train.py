@@ -112,15 +112,17 @@ def _show(order: "Order", events: "Iterator[Event]", as_json: bool) -> None:
 
 
 def _say_result(order: "Order", told: Mapping[str, object]) -> None:
+    from cai.pipeline.alone_end import words_of
+
     counts, rejects = cast(Mapping[str, int], told["counts"]), cast(Mapping[str, int], told["rejects"])
-    metrics = cast(Mapping[str, list[float]], told["metrics"])
+    metrics, words = cast(Mapping[str, list[float]], told["metrics"]), words_of(order)
     screen = console()
     screen.print()
     left_out = f", rejected: {counted(rejects)} (rejects.jsonl names each)" if rejects else ""
     screen.print(f"{counts['outputs']} of {counts['inputs']} rows used in {told['updates']} updates{left_out}")
     shown = table(["", "first", "last"], [1, 2])
     for name, both in metrics.items():
-        shown.add_row({"loss": "loss", **order.method.shown}[name], *(f"{value:.4g}" for value in both))
+        shown.add_row(words[name], *(f"{value:.4g}" for value in both))
     screen.print(shown)
     screen.print(f"Adapter: {told['adapter']}", soft_wrap=True)
     for command in _next(order):
@@ -131,6 +133,7 @@ def _next(order: "Order") -> list[str]:
     """Commands that do something with the result."""
     folder = shlex.quote(str(order.out))
     if not order.method.speaks:
-        model = "tiny" if order.spec.base == "tiny" else shlex.quote(order.spec.base)
+        spec = order.spec
+        model = shlex.quote(f"{spec.base}@{spec.revision}" if spec.revision else spec.base)
         return [f"cai train ppo --model {model} --data prompts.jsonl --reward {folder}"]
     return [f"cai chat {folder}", f"cai model export {folder} --to merged --out {folder}-merged"]

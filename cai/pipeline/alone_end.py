@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -17,6 +17,13 @@ from cai.store.training_card import TrainingCard, training_card
 METRICS = "metrics.jsonl"
 
 
+def words_of(order: Order) -> dict[str, str]:
+    """The metrics that matter for this training, and what people call them."""
+    several = order.rewards if len(order.rewards) > 1 else ()
+    parts = {f"rewards/{reward.name}": f"reward {reward.name}" for reward in several}
+    return {"loss": "loss", **order.method.shown, **parts}
+
+
 def counts_of(ledger: Finished) -> dict[str, int]:
     return {"inputs": ledger.inputs, "outputs": ledger.outputs, "rejects": sum(ledger.rejects.values())}
 
@@ -28,12 +35,12 @@ def facts_of(order: Order, ledger: Finished, machine: Mapping[str, object]) -> d
         "rejects": ledger.rejects,
         "notes": ledger.notes,
         "updates": len(lines),
-        "metrics": first_and_last(lines, ("loss", *order.method.shown)),
+        "metrics": first_and_last(lines, words_of(order)),
         "machine": dict(machine),
     }
 
 
-def first_and_last(lines: list[dict[str, float]], names: tuple[str, ...]) -> dict[str, list[float]]:
+def first_and_last(lines: list[dict[str, float]], names: Iterable[str]) -> dict[str, list[float]]:
     """Of each metric that was measured at all, its first value and its last."""
     found = {name: [line[name] for line in lines if math.isfinite(line.get(name, math.nan))] for name in names}
     return {name: [values[0], values[-1]] for name, values in found.items() if values}
@@ -76,6 +83,6 @@ def write_card(order: Order, ledger: Finished, facts: Mapping[str, object], sha2
 
 
 def _table(order: Order, metrics: Mapping[str, list[float]]) -> Table:
-    words = {"loss": "loss", **order.method.shown}
+    words = words_of(order)
     rows = tuple((words[name], *(f"{value:.4g}" for value in both)) for name, both in metrics.items())
     return Table(("", "first", "last"), rows)

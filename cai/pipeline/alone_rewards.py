@@ -8,6 +8,7 @@ A function is `def reward(prompt: str, answer: str) -> float`, with `messages` (
 
 import importlib.util
 import inspect
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from cai.models.local.workbench import Workbench
     from cai.train.rollout import RewardFn
 
-_NAMED = re.compile(r"(?:(?P<name>[A-Za-z_][\w-]*)=)?(?P<source>.+?)(?:\*(?P<weight>[-+\d.eE]+))?")
+_NAMED = re.compile(r"(?:(?P<name>[A-Za-z_][\w-]*)=)?(?P<source>.+?)(?:\*(?P<weight>[^*/]*))?")
 _FUNCTION = re.compile(r"(?P<file>.+\.py):(?P<function>[A-Za-z_]\w*)")
 _FORMS = (("prompt", "answer"), ("messages", "answer"), ("prompts", "answers"))
 
@@ -99,9 +100,12 @@ def _source(text: str, spec: ModelSpec) -> RewardSource:
 
 def _weight(option: str, text: str | None) -> float:
     try:
-        return 1.0 if text is None else float(text)
+        weight = 1.0 if text is None else float(text)
     except ValueError:
-        raise InputError(option, "the weight behind the * must be a number", text, "as in mine.py:short*0.5") from None
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise InputError(option, "the weight behind the * must be a number", text, "as in mine.py:short*0.5")
+    return weight
 
 
 def _function(option: str, path: Path, name: str) -> Callable[..., Any]:

@@ -2,7 +2,8 @@
 
     quickstart   runs/quickstart   quickstart/sft   runs/quickstart/03-sft   trained/dpo-pairs
 
-The last is the folder of a training alone, which counts as a run of one stage. For whoever wants to talk to one or to take it along. Loading it is the workbench's business.
+The last one is the folder of a training alone, which counts as a run of one stage. For whoever wants to talk to a model
+or to take it along. Loading it is the workbench's business.
 """
 
 import difflib
