@@ -21,7 +21,7 @@ from cai.pipeline.desk import Desk
 from cai.pipeline.events import Event, Finished
 from cai.pipeline.logbook import EVENTS, EventLog
 from cai.pipeline.probe import probe_of
-from cai.pipeline.reporting import Reporter, open_reporter
+from cai.pipeline.reporting import Subject, reported
 from cai.pipeline.trained import VERSION, Training, refuse_another, write_training
 from cai.pipeline.training import told, written
 from cai.records import Reject
@@ -61,7 +61,11 @@ def train_alone(order: Order, stop: Callable[[], bool], *, check_memory: bool = 
         write_training(order.out, training)
         ledger = _ledger(order, reading, rows)
         with EventLog(order.out / EVENTS) as log:
-            for event in _events(order, ledger, rows, desk, resumed=resumed):
+            events = _events(order, ledger, rows, desk, resumed=resumed)
+            if order.report_to:
+                subject = Subject(order.out.resolve().name, training.digest, order.config.model_dump(mode="json"))
+                events = reported(events, order.report_to, order.out, subject)
+            for event in events:
                 log.note(event)
                 yield event
             facts = facts_of(order, ledger, desk.facts or {})
@@ -128,23 +132,9 @@ def _events(order: Order, ledger: Finished, rows: list[Encoded], desk: Desk, *, 
         probe = probe_of([row.candidate.prompt for row in rows], derive(order.config.seed, "probe"))
     start = order.start.folder if order.start else None
     work = Work(order.config, rows, desk.workbench(), start, order.out, desk.stop, probe, order.rewards)
-    reporter = _reporter(order)
-    try:
-        for event in told(order.name, order.method.train(work)):
-            if reporter:
-                reporter.report(event)
-            yield event
-    finally:
-        if reporter:
-            reporter.close()
+    yield from told(order.name, order.method.train(work))
     told_of: dict[str, object] = {"counts": counts_of(ledger), "rejects": ledger.rejects, "notes": ledger.notes}
     yield Event("stage_finished", order.name, told_of)
-
-
-def _reporter(order: Order) -> Reporter | None:
-    if order.report_to is None:
-        return None
-    return open_reporter(order.report_to, order.out, order.out.name, order.config.model_dump(mode="json"))
 
 
 def _ledger(order: Order, reading: Reading, rows: list[Encoded]) -> Finished:

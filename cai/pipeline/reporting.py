@@ -6,7 +6,8 @@ nothing is read back from what it writes.
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -33,9 +34,32 @@ def require_package(kind: ReportTo) -> None:
         raise InputError(f"--report-to {kind}", f"the package {kind} is not installed", None, remedy)
 
 
-def open_reporter(kind: ReportTo, folder: Path, name: str, settings: Mapping[str, object]) -> Reporter:
-    """Reports go below the folder; `settings` are shown beside the curves where the tool has a place for them."""
-    return _TensorBoard(folder / "tensorboard") if kind == "tensorboard" else _Wandb(folder, name, settings)
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is reported about: a training that goes on has the same identity as before."""
+
+    name: str
+    identity: str
+    settings: Mapping[str, object]
+
+
+def open_reporter(kind: ReportTo, folder: Path, subject: Subject) -> Reporter:
+    """Reports go below the folder."""
+    if kind == "tensorboard":
+        return _TensorBoard(folder / "tensorboard")
+    # Its logs may still grow when the folder's manifest is written; what is hidden is not part of a folder.
+    return _Wandb(folder / ".wandb", subject)
+
+
+def reported(events: Iterator[Event], kind: ReportTo, folder: Path, subject: Subject) -> Iterator[Event]:
+    """The same events, told to a reporter as they pass."""
+    reporter = open_reporter(kind, folder, subject)
+    try:
+        for event in events:
+            reporter.report(event)
+            yield event
+    finally:
+        reporter.close()
 
 
 def scalars(event: Event) -> tuple[int, dict[str, float]]:
@@ -63,9 +87,14 @@ class _TensorBoard:
 class _Wandb:
     """Whether this goes online, and to which account, is for wandb's own environment to say."""
 
-    def __init__(self, folder: Path, name: str, settings: Mapping[str, object]) -> None:
+    def __init__(self, folder: Path, subject: Subject) -> None:
         wandb: Any = importlib.import_module("wandb")
-        self._run = wandb.init(project="cai", name=name, dir=str(folder), config=dict(settings), resume="allow")
+        folder.mkdir(parents=True, exist_ok=True)
+        # One id for one training, so that what goes on after a stop goes on there as well.
+        self._run = wandb.init(
+            project="cai", name=subject.name, id=subject.identity[:16], resume="allow", dir=str(folder),
+            config=dict(subject.settings),
+        )  # fmt: skip
 
     def report(self, event: Event) -> None:
         step, told = scalars(event)
@@ -73,4 +102,4 @@ class _Wandb:
             self._run.log({f"{event.stage}/{name}": value for name, value in told.items()}, step=step)
 
     def close(self) -> None:
-        self._run.finish(quiet=True)
+        self._run.finish()
