@@ -52,7 +52,7 @@ def flipped(row: PairRow) -> PairRow:
 def lead(scorer: Scorer, rows: list[PairRow]) -> float:
     """How much higher chosen answers score, on average."""
     with torch.no_grad():
-        chosen, rejected = (scorer.scores(list(side)) for side in zip(*((r.chosen, r.rejected) for r in rows)))
+        chosen, rejected = (scorer.scores(side) for side in ([r.chosen for r in rows], [r.rejected for r in rows]))
     return (chosen - rejected).mean().item()
 
 
