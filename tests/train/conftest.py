@@ -11,11 +11,16 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cai.models.local.logprobs import TokenRow
 from cai.models.local.roles import Trainee
+from cai.models.local.scorer import Scorer
 from cai.models.local.spec import LoraSpec, ModelSpec, Quantization
 from cai.models.local.workbench import Workbench, open_workbench
+from cai.records import Message
 from cai.seeds import derive, uniform
+from cai.train.actor_critic import ActorCritic
 from cai.train.reference import PairRow
+from cai.train.rollout import PromptRow
 from cai.train.sft import SftRow
+from tests.train.acting import NewActor
 
 SPECIAL = ["<|end|>", "<|im_start|>", "<|im_end|>"]
 VOCABULARY = 64
@@ -98,3 +103,36 @@ def pair_rows() -> list[PairRow]:
         chosen, rejected = token_row("c", i, tokens=lower), token_row("r", i, tokens=upper)
         rows.append(PairRow(f"pair-{i}", chosen, TokenRow(chosen.prompt_ids, rejected.completion_ids), 0.7 + 0.01 * i))
     return rows
+
+
+@pytest.fixture
+def acting_bench(bench: Callable[[float, Quantization], Workbench]) -> Workbench:
+    return bench(0.5, "none")
+
+
+@pytest.fixture
+def prompts(acting_bench: Workbench) -> list[PromptRow]:
+    made = []
+    for i in range(8):
+        messages = (Message("user", "ABCDEFGH"[i] * (1 + i % 3)),)
+        made.append(PromptRow(f"prompt-{i}", messages, acting_bench.encode_prompt(messages)))
+    return made
+
+
+@pytest.fixture
+def new_actor(acting_bench: Workbench) -> Iterator[NewActor]:
+    """What a method trains. The adapter has dropout, which no policy method may use."""
+    made: list[Trainee | Scorer] = []
+
+    def make(method: str, seed: int = 7) -> Trainee | ActorCritic:
+        policy = acting_bench.trainee(None, seed)
+        made.append(policy)
+        if method != "ppo":
+            return policy
+        value = acting_bench.scoring_trainee(None, seed, head="zero")
+        made.append(value)
+        return ActorCritic(policy, value)
+
+    yield make
+    for role in made:
+        acting_bench.release(role)

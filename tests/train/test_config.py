@@ -6,6 +6,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
+from cai.train.advantages import ADVANTAGES
 from cai.train.config import DpoConfig, KtoConfig, PolicyConfig, RewardConfig, SftConfig, TrainConfig
 from cai.train.losses import LOSSES
 
@@ -70,6 +71,15 @@ def test_a_loss_never_ignores_label_smoothing() -> None:
         (KtoConfig, {"batch_size": 1}, "greater than or equal to 2"),
         (PolicyConfig, {"method": "grpo", "samples": 1}, "set samples to 2 or more"),
         (PolicyConfig, {"batch_size": 2, "samples": 2, "minibatches": 5}, "too few for 5 minibatches"),
+        (PolicyConfig, {"method": "grpo", "lam": 0.9}, "grpo has no lam; remove it, or take method: ppo"),
+        (
+            PolicyConfig,
+            {"method": "rloo", "aggregate": "answer"},
+            "rloo has no aggregate; remove it, or take method: ppo",
+        ),
+        (PolicyConfig, {"kl_corrected": False}, "ppo has no kl_corrected; remove it, or take method: grpo"),
+        (PolicyConfig, {"kl": 0, "kl_target": 6}, "set kl above 0, or remove kl_target"),
+        (PolicyConfig, {"unfinished": "reduce", "unfinished_reward": 1}, "set it below 0, not 1"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused_with_the_remedy(
@@ -82,6 +92,17 @@ def test_settings_that_contradict_each_other_are_refused_with_the_remedy(
 def test_every_loss_can_be_named_in_a_config_and_every_name_has_a_loss() -> None:
     choices = DpoConfig.model_json_schema()["properties"]["loss"]["enum"]
     assert sorted(choices) == sorted(LOSSES)
+
+
+def test_a_policy_config_comes_back_from_what_it_was_written_as() -> None:
+    for method in ("ppo", "rloo", "grpo"):
+        config = PolicyConfig.model_validate({"method": method, "temperature": "0.7"})
+        assert PolicyConfig.model_validate(config.model_dump()) == config
+
+
+def test_every_policy_method_can_be_named_and_every_name_has_advantages() -> None:
+    choices = PolicyConfig.model_json_schema()["properties"]["method"]["enum"]
+    assert sorted(choices) == sorted(ADVANTAGES)
 
 
 def test_every_field_is_documented() -> None:
