@@ -80,12 +80,11 @@ def train(
 ) -> None:
     """Train an adapter by one method, or go on with a training that was stopped.
 
-    sft: answers, or the chosen ones of pairs. dpo, reward: pairs. kto: answers with a label, or pairs.
+    sft: answers, or pairs' chosen ones. dpo, reward: pairs. kto: labelled answers, or pairs.
 
-    ppo, grpo, rloo: prompts, and at least one --reward.
+    ppo, grpo, rloo: prompts, and at least one --reward. Rows that do not fit are named in rejects.jsonl.
 
-    Rows that cannot be used are named in rejects.jsonl. Ctrl-C stops after the step in hand, and the same command goes
-    on from there; where it is done, it says so.
+    Ctrl-C stops after the step in hand, and the same command goes on from there.
     """
     from cai.pipeline.alone import Asked, order_of, train_alone
 
