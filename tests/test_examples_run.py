@@ -54,6 +54,14 @@ def test_the_reward_model_learns_the_taste_behind_noisy_labels() -> None:
     assert min(signs) > 0
 
 
+def test_the_reward_for_brevity_prefers_the_brief_answer_to_the_wordy_one_and_both_to_none() -> None:
+    told = told_by("reward_short.py")
+    brief, wordy, nothing = (float(line.split()[0]) for line in told.splitlines())
+    assert brief == 1.0
+    assert nothing == -1.0
+    assert nothing < wordy < brief
+
+
 def test_the_critic_that_reads_is_nearer_to_the_truth_than_the_one_that_looks_for_words() -> None:
     told = told_by("keyword_critic.py")
     rows = re.findall(r"^(?:[t·][k·][r·] +){4}\S", told, re.MULTILINE)

@@ -31,6 +31,7 @@ MAX_PARAMETERS = 7
 # Functions that may be larger than the rules allow: "file:function", and why.
 SIZE_EXCEPTIONS: dict[str, str] = {
     "cai/cli/run.py:run": "the command line reads each option from a parameter of its own",
+    "cai/cli/train.py:train": "the command line reads each option from a parameter of its own",
     "cai/cli/revise.py:revise": "the command line reads each option from a parameter of its own",
 }
 
@@ -286,16 +287,16 @@ def normal(name: str) -> str:
 
 
 DECLARED = [normal(name) for name in PROJECT["project"]["dependencies"]]
-DEV = [normal(name) for name in PROJECT["project"]["optional-dependencies"]["dev"]]
+OPTIONAL = [normal(name) for names in PROJECT["project"]["optional-dependencies"].values() for name in names]
 
 
 def test_every_dependency_has_its_reason_and_a_pinned_version() -> None:
     reasons = (ROOT / "docs" / "decisions" / "dependencies.md").read_text("utf-8")
     told = {normal(name) for name in re.findall(r"^\| `([^`]+)` \|", reasons, re.MULTILINE)}
-    assert told == {*DECLARED, *DEV}
+    assert told == {*DECLARED, *OPTIONAL}
     pins = [line for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if not line.startswith("#")]
     assert [pin for pin in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*", pin)] == []
-    assert {*DECLARED, *DEV} <= {normal(pin) for pin in pins}
+    assert {*DECLARED, *OPTIONAL} <= {normal(pin) for pin in pins}
 
 
 def test_every_dependency_is_imported_and_every_import_is_a_dependency() -> None:

@@ -22,6 +22,7 @@ from cai.cli.revise import revise
 from cai.cli.run import run as run_command
 from cai.cli.screen import complain
 from cai.cli.serve import serve
+from cai.cli.train import train
 from cai.errors import CaiError
 
 app = typer.Typer(
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 app.command("plan")(plan)
 app.command("run")(run_command)
+app.command("train")(train)
 app.command("status")(status)
 app.command("trace")(trace)
 app.command("revise")(revise)

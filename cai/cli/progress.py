@@ -69,9 +69,9 @@ class Pace:
 
 
 def title(stage: str) -> str:
-    """`01 critique and revise` for the stage `01-revise`."""
+    """`01 critique and revise` for the stage `01-revise`; a training alone is called by its method."""
     number, _, kind = stage.partition("-")
-    return f"{number} {_TITLES.get(kind, kind)}"
+    return f"{number} {_TITLES.get(kind, kind)}" if kind else number
 
 
 def numbers(data: Mapping[str, object]) -> str:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from cai.feedback.filters.settings import FilterSettings
 from cai.feedback.styles import Style
-from cai.models.local.spec import ModelSpec
+from cai.models.local.spec import LoraSpec, ModelSpec
 from cai.models.remote.spec import RemoteSpec
 from cai.pipeline.training_configs import (
     LEARNING,
@@ -253,6 +253,15 @@ def reasons(config: StageConfig) -> bool:
     return isinstance(config, JudgingConfig) and config.reasoning > 0
 
 
+def sound_shape(lora: LoraSpec) -> LoraSpec:
+    """The shape of an adapter, if there can be one."""
+    if lora.rank < 1 or lora.alpha < 1:
+        raise ValueError(f"rank and alpha must be 1 or more, got {lora.rank} and {lora.alpha}")
+    if not 0 <= lora.dropout < 1:
+        raise ValueError(f"dropout must be 0 or more and below 1, got {lora.dropout}")
+    return lora
+
+
 class PipelineSpec(BaseModel):
     """A pipeline file, with each stage's settings as they were written: `Pipeline.stages` has them parsed."""
 
@@ -289,13 +298,9 @@ class PipelineSpec(BaseModel):
                 raise ValueError(f"models: {name!r} means something else already; choose another name")
         return self
 
-    @model_validator(mode="after")
-    def _adapters_have_a_shape(self) -> Self:
-        if self.model is None:
-            return self
-        lora = self.model.lora
-        if lora.rank < 1 or lora.alpha < 1:
-            raise ValueError(f"model.lora: rank and alpha must be 1 or more, got {lora.rank} and {lora.alpha}")
-        if not 0 <= lora.dropout < 1:
-            raise ValueError(f"model.lora.dropout must be 0 or more and below 1, got {lora.dropout}")
-        return self
+    @field_validator("model")
+    @classmethod
+    def _adapters_have_a_shape(cls, model: ModelSpec | None) -> ModelSpec | None:
+        if model is not None:
+            sound_shape(model.lora)
+        return model

@@ -59,8 +59,8 @@ class Desk:
         """What decides the answers of the base, found without loading it; a model that is not there is refused."""
         if not self._fingerprint:
             assert self.spec is not None, "a stage needs a base that the pipeline does not name"
+            from cai.models.local.digests import weights_digest
             from cai.models.local.finding import find_model
-            from cai.models.local.loading import weights_digest
 
             found = find_model(self.spec.base, self.spec.revision)
             weights, spec = weights_digest(found.folder), self.spec

@@ -24,7 +24,8 @@ from cai.pipeline.training_configs import (
     TRAINING,
 )
 from cai.records import Message, Prompt, from_dict
-from cai.store.cards import Card, Kind, Table, model_card
+from cai.store.card_parts import Table
+from cai.store.cards import Card, Kind, model_card
 from cai.store.run_folder import STAGES
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def _card(final: FinalModel, to: Kind, exported: "Exported", manifest: Manifest,
     lora, report = final.spec.lora, _report(final)
     metrics, column = _metrics(final, report)
     constitution = report.get("constitution")
+    alone = not final.stage.folder
     named = f"{constitution['id']} {constitution['version']}" if isinstance(constitution, dict) else "of its run"
     machine = manifest.facts["machine"]
     versions = machine["versions"] if isinstance(machine, dict) else {}
@@ -139,7 +141,7 @@ def _card(final: FinalModel, to: Kind, exported: "Exported", manifest: Manifest,
             for stage in final.run.stages[: final.stage.number]
             if stage.counts
         ),
-        constitution=named,
+        constitution="" if alone else named,
         metrics=metrics,
         column=column,
         agreement=agreement_table(exported, final.spec.quantization),

@@ -1,8 +1,9 @@
 """The models that a run made, found by the run's name: its base, and the adapter of one of its training stages.
 
-    quickstart   runs/quickstart   quickstart/sft   runs/quickstart/03-sft
+    quickstart   runs/quickstart   quickstart/sft   runs/quickstart/03-sft   trained/dpo-pairs
 
-For whoever wants to talk to one or to take it along. Loading it is the workbench's business.
+The last one is the folder of a training alone, which counts as a run of one stage. For whoever wants to talk to a model
+or to take it along. Loading it is the workbench's business.
 """
 
 import difflib
@@ -13,12 +14,9 @@ from pathlib import Path
 from cai.errors import InputError, MissingModel
 from cai.manifest import read_manifest
 from cai.models.local.spec import ModelSpec
-from cai.pipeline.configs import (
-    PipelineSpec,
-)
-from cai.pipeline.training_configs import (
-    TRAINING,
-)
+from cai.pipeline.configs import PipelineSpec
+from cai.pipeline.trained import base_of, is_trained, read_training
+from cai.pipeline.training_configs import TRAINING
 from cai.store.run_folder import ADAPTER, RUN, RUNS, STAGES, RunState, StageState, read_run
 from cai.strict_yaml import Document, read_yaml, validated
 
@@ -33,6 +31,8 @@ class FinalModel:
 
     @property
     def name(self) -> str:
+        if not self.stage.folder:
+            return self.run.name
         return f"{self.run.name}/{self.stage.number:02d}-{self.stage.kind}"
 
 
@@ -51,6 +51,8 @@ def find_final(text: str, stage: str = "") -> FinalModel | None:
     for folder in (path, RUNS / path):
         if is_run(folder):
             return final_model(folder, stage)
+    if is_trained(path):
+        return trained_model(path, stage)
     for folder in (path.parent, RUNS / path.parent):
         if path.name and folder != RUNS and is_run(folder):
             if stage and stage != path.name:
@@ -70,6 +72,21 @@ def final_model(folder: Path, stage: str = "") -> FinalModel:
         problem = f"stage {found.number:02d}-{found.kind} has trained no model yet: it is {state}"
         raise InputError(str(folder), problem, None, "let it finish: the command that started the run goes on with it")
     return FinalModel(_spec(read_yaml(folder / RUN), adapter), adapter, run, found)
+
+
+def trained_model(folder: Path, stage: str = "") -> FinalModel:
+    """The model of a training alone, once that is done."""
+    training = read_training(folder)
+    if stage not in ("", training.method):
+        raise InputError(str(folder), f"was trained by {training.method} alone", stage, "leave the stage out")
+    manifest = read_manifest(folder)
+    if manifest is None:
+        remedy = "give the command that began it again: it goes on"
+        raise InputError(str(folder), "this training is not finished, so there is no model yet", None, remedy)
+    counts = manifest.counts
+    only = StageState(1, training.method, "", "done", counts["inputs"], counts["inputs"], dict(counts))
+    run = RunState(folder.resolve().name, folder, "done", (only,), "", None)
+    return FinalModel(base_of(training), folder / ADAPTER, run, only)
 
 
 def final_adapter(run: RunState) -> Path | None:

@@ -23,27 +23,17 @@ EVENTS = "events.jsonl"
 RUN = "run.yaml"
 
 
-class Logbook:
-    """Open while a run works; how it ended is the last thing it notes."""
+class EventLog:
+    """`events.jsonl`, open while something works; how that ended is the last thing in it."""
 
-    def __init__(self, pipeline: Pipeline, folder: Path, commit: str | None = None) -> None:
-        self.folder = folder
-        self._resolved = _yaml(resolved(pipeline, commit))
-        self._facts: dict[str, object] | None = None
-        path = folder / RUN
-        if not path.exists() or not path.read_text(encoding="utf-8").startswith(self._resolved):
-            write_atomic(path, self._resolved)
-        self._events = open(folder / EVENTS, "a+b")  # noqa: SIM115 - held until the run ends
+    def __init__(self, path: Path) -> None:
+        self._events = open(path, "a+b")  # noqa: SIM115 - held until the work ends
         if self._events.tell():
             self._events.seek(-1, io.SEEK_END)
             if self._events.read(1) != b"\n":
-                self._events.write(b"\n")  # A killed run may leave half a line.
+                self._events.write(b"\n")  # Who was killed may have left half a line.
 
-    def note(self, event: Event, facts: dict[str, object] | None) -> None:
-        """Append an event; the machine's facts go to `run.yaml` once they are known."""
-        if facts and facts != self._facts:
-            self._facts = facts
-            write_atomic(self.folder / RUN, self._resolved + _yaml({"facts": facts}))
+    def note(self, event: Event) -> None:
         self._write(event.kind, event.stage, event.data)
 
     def __enter__(self) -> Self:
@@ -60,6 +50,32 @@ class Logbook:
         line = {"time": round(time.time(), 3), "kind": kind, "stage": stage, "data": data}
         self._events.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
         self._events.flush()
+
+
+class Logbook:
+    """Open while a run works; how it ended is the last thing it notes."""
+
+    def __init__(self, pipeline: Pipeline, folder: Path, commit: str | None = None) -> None:
+        self.folder = folder
+        self._resolved = _yaml(resolved(pipeline, commit))
+        self._facts: dict[str, object] | None = None
+        path = folder / RUN
+        if not path.exists() or not path.read_text(encoding="utf-8").startswith(self._resolved):
+            write_atomic(path, self._resolved)
+        self._events = EventLog(folder / EVENTS)
+
+    def note(self, event: Event, facts: dict[str, object] | None) -> None:
+        """Append an event; the machine's facts go to `run.yaml` once they are known."""
+        if facts and facts != self._facts:
+            self._facts = facts
+            write_atomic(self.folder / RUN, self._resolved + _yaml({"facts": facts}))
+        self._events.note(event)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._events.__exit__(kind, error, at)
 
 
 def resolved(pipeline: Pipeline, commit: str | None = None) -> dict[str, object]:

@@ -316,7 +316,8 @@ def _policy(config: PolicyStageConfig, stage: Stage, texts: Texts, adapters: int
     return StageWork(
         stage.name, stage.kind, len(prompts), len(prompts), answers, judgements,
         answers * (each - new) + judgements * (each + texts.judgement), answers * new,
-        trained_tokens=answers * each * (config.rollout_epochs + 2), updates=rounds * config.rollout_epochs * config.minibatches,
+        trained_tokens=answers * each * (config.rollout_epochs + 2),
+        updates=rounds * config.rollout_epochs * config.minibatches,
         longest=length, adapters=adapters + bool(stage.sources.reward), batches=tuple(batches),
     )  # fmt: skip
 

@@ -6,7 +6,8 @@ that somebody made up.
 
 import math
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,8 @@ from cai.train.rollout import RewardFn, Rollout
 
 AnswerReward = Callable[[Sequence[Message], str], float]
 """What an answer to a conversation is worth."""
+BatchReward = Callable[[Sequence[Sequence[Message]], Sequence[str]], Sequence[float]]
+"""The same for many conversations with an answer each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +80,34 @@ def from_function(function: AnswerReward) -> RewardFn:
     return reward
 
 
+def from_batches(function: BatchReward) -> RewardFn:
+    """A function of many conversations and their answers' texts at once, which gives a number for each."""
+
+    def reward(rollouts: Sequence[Rollout]) -> list[float]:
+        with _blamed(f"{len(rollouts)} answers"):
+            values = function([rollout.prompt.messages for rollout in rollouts], [rollout.text for rollout in rollouts])
+            return [float(value) for value in values]
+
+    return reward
+
+
 def _one(function: AnswerReward, rollout: Rollout) -> float:
-    try:
+    with _blamed(f"prompt {rollout.prompt.id}, answer {rollout.sample}"):
         return float(function(rollout.prompt.messages, rollout.text))
+
+
+@contextmanager
+def _blamed(place: str) -> Iterator[None]:
+    """Somebody else's function: whatever it raises is told with the answers and the line where it happened."""
+    try:
+        yield
     except CaiError:
         raise
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         raise CaiError(
-            f"prompt {rollout.prompt.id}, answer {rollout.sample}: the reward function failed at {frame.filename}:"
-            f"{frame.lineno} with {type(error).__name__}: {error}; mend it, or have it return a number for such answers"
+            f"{place}: the reward function failed at {frame.filename}:{frame.lineno} with {type(error).__name__}: "
+            f"{error}; mend it, or have it return a number for such answers"
         ) from error
 
 

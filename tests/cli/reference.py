@@ -11,6 +11,7 @@ COMMANDS = (
     "",
     "plan",
     "run",
+    "train",
     "status",
     "trace",
     "revise",

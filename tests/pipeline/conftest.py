@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cai.pipeline.runner import run_pipeline
 from cai.pipeline.spec import Pipeline, load_pipeline
+from tests.pipeline.trainings import asked, trained
 
 ROOT = Path(__file__).parents[2]
 CHATML = (
@@ -100,3 +101,16 @@ def small(small_file: Path) -> Callable[..., Pipeline]:
         return load_pipeline(small_file, overrides)
 
     return load
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a finished training by each method, made when it is first asked for; not to be changed."""
+    root = tmp_path_factory.mktemp("made")
+
+    def make(method: str) -> Path:
+        if not (root / method).exists():
+            assert trained(asked(method, root / method))[-1].kind == "run_finished"
+        return root / method
+
+    return make

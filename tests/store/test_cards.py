@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from cai.store.cards import Card, Table, model_card
+from cai.store.card_parts import Table
+from cai.store.cards import Card, model_card
 from cai.strict_yaml import parse_yaml
 
 CARD = Card(

@@ -75,6 +75,16 @@ class ChatFormat:
         return self._text(messages, (), open_turn=True)
 
     @property
+    def end_of_text(self) -> int | None:
+        """The token that the tokenizer itself calls an end."""
+        end = self._tokenizer.eos_token_id
+        return None if end is None else int(end)
+
+    @property
+    def vocabulary(self) -> int:
+        return len(self._tokenizer)
+
+    @property
     def end_of_turn_text(self) -> str:
         return str(self._tokenizer.convert_ids_to_tokens(self.end_of_turn))
 

@@ -4,8 +4,9 @@ What a role does with the model is `workbench`'s; which files may be loaded at a
 """
 
 import json
-import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,14 @@ import torch
 from safetensors import SafetensorError
 
 from cai.errors import InputError, MissingModel
-from cai.files import sha256_of, write_atomic
 from cai.models.local.chat import ChatFormat
+from cai.models.local.digests import weights_digest
 from cai.models.local.finding import Found
 from cai.models.local.machine import total_memory
 from cai.models.local.memory import REPLICA_SHARE, keeps_dense_copies
 from cai.models.local.network import Network
 from cai.models.local.spec import ModelSpec
 from cai.models.local.upstream import keep_dense_copies, load_network, load_tokenizer
-from cai.records import digest
-
-_REMEMBERED_FROM = 64 << 20
-"""Digests of files from this size on are remembered between processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +39,13 @@ class Loaded:
 def load(spec: ModelSpec, found: Found) -> Loaded:
     device = pick_device(spec.device)
     place = str(found.folder)
-    try:
-        tokenizer = load_tokenizer(found.folder)
-        context = _context(found.folder)
-        chat = ChatFormat(tokenizer, spec.base, spec.template, spec.clock, context)
+    chat = load_chat(spec, found)
+    with _loadable(place):
         model = load_network(found.folder, spec.quantization, device)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        first_line = str(error).strip().partition("\n")[0]
-        raise MissingModel(
-            place, f"cannot be loaded: {first_line}", None, "copy or fetch the model again, or give another"
-        ) from error
     network = Network(model, place)
-    if len(tokenizer) > network.vocab_size:
+    if chat.vocabulary > network.vocab_size:
         raise InputError(
-            place, "the tokenizer has more tokens than the model", f"{len(tokenizer)} > {network.vocab_size}"
+            place, "the tokenizer has more tokens than the model", f"{chat.vocabulary} > {network.vocab_size}"
         )
     dense_bytes = 0
     if device == "cpu" and keeps_dense_copies(_parameters(found.folder), total_memory()):
@@ -63,8 +53,26 @@ def load(spec: ModelSpec, found: Found) -> Loaded:
     config: Any = model.generation_config
     own_ends = config.eos_token_id if config is not None else None
     ends = own_ends if isinstance(own_ends, list) else [own_ends]
-    stop_ids = frozenset(i for i in (*ends, tokenizer.eos_token_id, chat.end_of_turn) if i is not None)
+    stop_ids = frozenset(i for i in (*ends, chat.end_of_text, chat.end_of_turn) if i is not None)
     return Loaded(network, chat, stop_ids, weights_digest(found.folder), dense_bytes)
+
+
+def load_chat(spec: ModelSpec, found: Found) -> ChatFormat:
+    """How the model's conversations become tokens; without its weights, in a moment."""
+    with _loadable(str(found.folder)):
+        return ChatFormat(load_tokenizer(found.folder), spec.base, spec.template, spec.clock, _context(found.folder))
+
+
+@contextmanager
+def _loadable(place: str) -> Iterator[None]:
+    """What the libraries say of files that they cannot read, in our words."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise MissingModel(
+            place, f"cannot be loaded: {first_line}", None, "copy or fetch the model again, or give another"
+        ) from error
 
 
 def pick_device(wanted: str) -> str:
@@ -81,29 +89,6 @@ def pick_device(wanted: str) -> str:
 def replica_budget(device: str) -> int:
     """Bytes that dense copies of adapted weights may take: an eighth of a machine's memory, a third of a GPU's rest."""
     return total_memory() // REPLICA_SHARE if device == "cpu" else torch.cuda.mem_get_info(device)[0] // 3
-
-
-def weights_digest(folder: Path) -> str:
-    """A digest of configuration, tokenizer and weights: equal folders have equal digests wherever they lie."""
-    names = sorted(p.name for p in folder.iterdir() if p.suffix in {".json", ".safetensors", ".jinja", ".model"})
-    return digest({name: _file_digest(folder / name) for name in names})
-
-
-def _file_digest(path: Path) -> str:
-    """SHA-256 of a file. The hub's cache names large files by it; other large ones are hashed once and remembered."""
-    target = path.resolve()
-    if target.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", target.name):
-        return target.name
-    facts = target.stat()
-    if facts.st_size < _REMEMBERED_FROM:
-        return sha256_of(target)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cai" / "digests"
-    entry = cache / digest([str(target), facts.st_size, facts.st_mtime_ns, facts.st_ino])[:32]
-    if entry.is_file():
-        return entry.read_text("ascii")
-    found = sha256_of(target)
-    write_atomic(entry, found)
-    return found
 
 
 def _context(folder: Path) -> int | None:

@@ -43,17 +43,27 @@ def read_prompts(path: Path, limit: int | None = None) -> list[Prompt]:
 
 def prompt_rows(path: Path) -> Iterator[PromptRow]:
     """Every row of the file. A prompt's source is what its row says, or else the file's name."""
+    for row in prompts_or_errors(path):
+        if isinstance(row, InputError):
+            raise row
+        yield row
+
+
+def prompts_or_errors(path: Path) -> Iterator[PromptRow | InputError]:
+    """The same for whoever can do without a row: why one is no prompt, in its place."""
     # Only LLaMA-Factory says in a file beside the data which layout a row has; elsewhere the row tells it.
     layout = "llama-factory" if declared_columns(path) else ""
     for row in _rows(path, layout):
         place = f"{path}:{row.number}"
         if row.problem:
-            raise InputError(place, row.problem, None, _ROWS)
+            yield InputError(place, row.problem, None, _ROWS)
+            continue
         try:
             prompt = LAYOUTS[layout].ask(row.value, path.name) if layout else prompt_in(row.value, path.name)
         except BadRowError as error:
             remedy = _LEAVE_OUT if _fitting(row.value) else _ROWS
-            raise InputError(place, f"{error.field}: {error.problem}", error.value, remedy) from None
+            yield InputError(place, f"{error.field}: {error.problem}", error.value, remedy)
+            continue
         told = row.value.get("source")
         named = dataclasses.replace(prompt, source=told) if isinstance(told, str) and told else prompt
         yield PromptRow(place, row.value, named)
