@@ -100,7 +100,7 @@ METHODS: dict[str, Train] = {
     "cdpo": preference(loss="cdpo", label_smoothing=0.05, learning_rate=7e-4, epochs=2),
     "robust": preference(loss="robust", label_smoothing=0.05, learning_rate=7e-4, epochs=2),
     "hinge": preference(loss="hinge", learning_rate=7e-4, epochs=2),
-    "ipo": preference(loss="ipo", learning_rate=7e-4, epochs=2),
+    "ipo": preference(loss="ipo", learning_rate=1e-3, epochs=2),
     "cpo": preference(loss="cpo", learning_rate=7e-4, epochs=2),
     "simpo": preference(loss="simpo", learning_rate=7e-4, epochs=2),
     "orpo": preference(loss="orpo", beta=0.5, learning_rate=7e-4, epochs=2),

@@ -20,9 +20,7 @@ from cai.files import sync_folder, write_atomic
 from cai.journal import read_lines
 from cai.manifest import Manifest, verify_manifest
 from cai.pipeline.final import FinalModel
-from cai.pipeline.training_configs import (
-    TRAINING,
-)
+from cai.pipeline.training_configs import TRAINING
 from cai.records import Message, Prompt, from_dict
 from cai.store.card_parts import Table
 from cai.store.cards import Card, Kind, model_card

@@ -13,18 +13,12 @@ from cai.errors import InputError
 from cai.feedback.styles import frames_digest_of
 from cai.files import sha256_of
 from cai.manifest import Manifest, verify_manifest
-from cai.pipeline.configs import (
-    BASE,
-    reasons,
-    style_of,
-)
+from cai.pipeline.configs import BASE, reasons, style_of
 from cai.pipeline.desk import Desk
 from cai.pipeline.final import find_final
 from cai.pipeline.sources import Stage
 from cai.pipeline.spec import Pipeline
-from cai.pipeline.training_configs import (
-    LEARNING,
-)
+from cai.pipeline.training_configs import LEARNING
 from cai.records import Prompt, as_dict, digest
 from cai.store.judge_told import CARD
 from cai.store.run_folder import ADAPTER

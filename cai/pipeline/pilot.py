@@ -20,9 +20,7 @@ from cai.pipeline.desk import REMOTE
 from cai.pipeline.events import Event
 from cai.pipeline.reading import each_record
 from cai.pipeline.spec import Pipeline
-from cai.pipeline.training_configs import (
-    LEARNING,
-)
+from cai.pipeline.training_configs import LEARNING
 from cai.records import Preference
 from cai.statistics import Interval, t_interval
 from cai.store.run_folder import STAGES

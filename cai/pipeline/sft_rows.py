@@ -6,22 +6,22 @@ down. An answer that was changed and then changed back is neither. Encoding belo
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from cai.feedback.clean import folded
-from cai.pipeline.training_configs import (
-    SftStageConfig,
-)
+from cai.pipeline.alone_rows import read_data
+from cai.pipeline.training_configs import SftStageConfig
 from cai.records import Prompt, Reject, Revision, content_id
 from cai.seeds import derive, shuffled
 
-Kind = Literal["revision", "helpful"]
+Kind = Literal["revision", "helpful", "given"]
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A prompt and the answer to learn; `revision_id` says which record it was taken from."""
+    """A prompt and the answer to learn; `revision_id` says which record it was taken from, where it was from one."""
 
     id: str
     prompt: Prompt
@@ -38,10 +38,12 @@ class Selection:
     rejects: list[Reject]
 
 
-def select_examples(revisions: Sequence[Revision], config: SftStageConfig, seed: int) -> Selection:
-    selection = Selection([], [])
+def select_examples(
+    revisions: Sequence[Revision], config: SftStageConfig, seed: int, file: Path | None = None
+) -> Selection:
+    selection = _given(file) if file else Selection([], [])
     drawn = _drawn_helpful(revisions, config.helpful, seed)
-    seen: set[str] = set()
+    seen = {example.id for example in selection.examples}
     for revision in revisions:
         for example in _candidates(revision, config):
             if example.kind == "helpful" and revision.id not in drawn:
@@ -56,6 +58,16 @@ def select_examples(revisions: Sequence[Revision], config: SftStageConfig, seed:
                 seen.add(example.id)
                 selection.examples.append(example)
     return selection
+
+
+def _given(file: Path) -> Selection:
+    """The answers that the user brought."""
+    reading = read_data(file, "", "sft", "answers")
+    given = [
+        Example(content_id("sft", row.prompt.id, row.texts[0]), row.prompt, row.texts[0], "given", "")
+        for row in reading.candidates
+    ]
+    return Selection(given, [replace(reject, stage="sft") for reject in reading.rejects])
 
 
 def _candidates(revision: Revision, config: SftStageConfig) -> list[Example]:

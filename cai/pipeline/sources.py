@@ -125,7 +125,8 @@ def sources_of(config: StageConfig, before: Sequence[Stage], remotes: Collection
                 local=False,
             )
         case SftStageConfig():
-            return Sources(revisions=_revisions(before))
+            revised = any(isinstance(stage.config, ReviseConfig) for stage in before)
+            return Sources(revisions=_revisions(before) if revised or config.file is None else ())
         case DpoStageConfig() | KtoStageConfig() | RewardStageConfig():
             start, other = _training_stage(config.source, before), _other_run(config.source)
             return Sources(preferences=_preferences(config.pairs, before), start=start, start_run=other)

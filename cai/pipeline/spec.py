@@ -16,6 +16,7 @@ from cai.constitution.model import Constitution, load_constitution
 from cai.errors import InputError
 from cai.models.local.spec import ModelSpec
 from cai.models.remote.spec import RemoteSpec
+from cai.pipeline.alone_rows import read_data
 from cai.pipeline.configs import KINDS, EvaluateConfig, JudgeStageConfig, PipelineSpec, PreferConfig, PromptSet
 from cai.pipeline.final import find_final
 from cai.pipeline.labelled import labelled_pairs, refuse_without_pairs
@@ -23,6 +24,7 @@ from cai.pipeline.overrides import with_overrides
 from cai.pipeline.prompts import EMBEDDED, embedded_prompts
 from cai.pipeline.rounds import written_out
 from cai.pipeline.sources import NoSourceError, Stage, sources_of
+from cai.pipeline.training_configs import SftStageConfig
 from cai.records import Prompt
 from cai.store.formats.prompts import read_prompts
 from cai.strict_yaml import Document, read_yaml, validated
@@ -193,6 +195,9 @@ def _stage_files(document: Document, path: Path, stages: Sequence[Stage]) -> dic
         if isinstance(stage.config, JudgeStageConfig) and stage.config.data not in EMBEDDED:
             found[stage.number] = _file(document, stage.config.data, path, *at, "data")
             labelled_pairs(found[stage.number], 1)
+        if isinstance(stage.config, SftStageConfig) and stage.config.file is not None:
+            found[stage.number] = _file(document, stage.config.file, path, *at, "file")
+            read_data(found[stage.number], "", "sft", "answers")
     return found
 
 

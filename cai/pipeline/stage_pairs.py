@@ -14,12 +14,7 @@ from cai.pipeline.inputs import Inputs
 from cai.pipeline.probe import probe_of
 from cai.pipeline.reading import read_records
 from cai.pipeline.training import Encoded, PairUsed, told, written
-from cai.pipeline.training_configs import (
-    DpoStageConfig,
-    FromPairs,
-    KtoStageConfig,
-    RewardStageConfig,
-)
+from cai.pipeline.training_configs import DpoStageConfig, FromPairs, KtoStageConfig, RewardStageConfig
 from cai.records import Preference, Prompt, Reject
 from cai.seeds import derive
 

@@ -18,12 +18,7 @@ from cai.pipeline.events import StageEvents
 from cai.pipeline.inputs import Inputs
 from cai.pipeline.probe import probe_of
 from cai.pipeline.training import told, written
-from cai.pipeline.training_configs import (
-    JUDGE,
-    GrpoStageConfig,
-    PpoStageConfig,
-    RlooStageConfig,
-)
+from cai.pipeline.training_configs import JUDGE, GrpoStageConfig, PpoStageConfig, RlooStageConfig
 from cai.records import Prompt, Reject
 from cai.seeds import derive
 

@@ -12,9 +12,7 @@ from cai.pipeline.probe import probe_of
 from cai.pipeline.reading import read_records
 from cai.pipeline.sft_rows import Example, select_examples
 from cai.pipeline.training import Encoded, told, written
-from cai.pipeline.training_configs import (
-    SftStageConfig,
-)
+from cai.pipeline.training_configs import SftStageConfig
 from cai.records import Reject, Revision
 from cai.seeds import derive
 
@@ -22,7 +20,7 @@ from cai.seeds import derive
 def sft_stage(config: SftStageConfig, inputs: Inputs, folder: Path, desk: Desk) -> StageEvents:
     from cai.train.sft import SftRow, train_sft
 
-    selection = select_examples(read_records(Revision, inputs.revisions), config, inputs.seed)
+    selection = select_examples(read_records(Revision, inputs.revisions), config, inputs.seed, inputs.file)
     kept: list[Example] = []
     rows: list[SftRow] = []
     rejects: list[Reject] = list(selection.rejects)
@@ -35,7 +33,9 @@ def sft_stage(config: SftStageConfig, inputs: Inputs, folder: Path, desk: Desk) 
             rows.append(SftRow(example.id, tokens.row))
     inputs_count = len(selection.examples) + len(selection.rejects)
     helpful = sum(example.kind == "helpful" for example in kept)
-    notes = {"revisions": len(kept) - helpful, "helpful answers": helpful}
+    given = sum(example.kind == "given" for example in kept)
+    notes = {"revisions": len(kept) - helpful - given, "helpful answers": helpful}
+    notes |= {"answers of your own": given} if inputs.file else {}
     finished = written(inputs.name, folder, inputs_count, kept, rejects, notes)
     settings = config.model_copy(update={"seed": derive(inputs.seed, "sft", config.seed)})
     probe = probe_of([example.prompt for example in kept], inputs.seed) if config.probe_every else None

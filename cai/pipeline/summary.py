@@ -26,20 +26,12 @@ from cai.feedback.judge import JudgeSettings, decide
 from cai.feedback.styles import frames_digest_of
 from cai.feedback.yields import told
 from cai.journal import read_lines
-from cai.pipeline.configs import (
-    BASE,
-    EvaluateConfig,
-    PreferConfig,
-    reasons,
-    style_of,
-)
+from cai.pipeline.configs import BASE, EvaluateConfig, PreferConfig, reasons, style_of
 from cai.pipeline.inputs import Done
 from cai.pipeline.reading import read_records
 from cai.pipeline.spec import Pipeline
 from cai.pipeline.stage_evaluate import Measured
-from cai.pipeline.training_configs import (
-    LEARNING,
-)
+from cai.pipeline.training_configs import LEARNING
 from cai.records import Preference, Revision, digest
 
 

@@ -49,6 +49,9 @@ class SftStageConfig(SftConfig):
     """Train on the final revision, or on the revision of every round that changed something."""
     helpful: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
     """Answers that no critic changed: up to 1, the share of them to train on as well; above 1, how many."""
+    file: str | None = None
+    """Answers of your own to learn as well, in any layout that holds answers or pairs. Without a `revise` stage above
+    they are all that is learnt: that makes an assistant of a plain completer."""
 
     @model_validator(mode="after")
     def _helpful_is_a_share_or_a_count(self) -> Self:

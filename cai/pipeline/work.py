@@ -21,6 +21,7 @@ from cai.feedback.styles import (
 )
 from cai.models.local.lengths import PER_MESSAGE, Counter, conversation_length
 from cai.models.local.memory import GENERATE_ROWS, GENERATE_TOKENS, PASS_TOKENS, Generating, Judging, Method, Training
+from cai.pipeline.alone_rows import read_data
 from cai.pipeline.configs import (
     EvaluateConfig,
     FilterConfig,
@@ -34,13 +35,7 @@ from cai.pipeline.judging import meetings
 from cai.pipeline.labelled import imported, labelled_set
 from cai.pipeline.sources import Stage, makers
 from cai.pipeline.spec import Pipeline
-from cai.pipeline.training_configs import (
-    JUDGE,
-    LEARNING,
-    FromPairs,
-    PolicyStageConfig,
-    SftStageConfig,
-)
+from cai.pipeline.training_configs import JUDGE, LEARNING, FromPairs, PolicyStageConfig, SftStageConfig
 from cai.records import Prompt, new_prompt
 from cai.train.config import TrainConfig
 
@@ -169,6 +164,9 @@ def _brought(stage: Stage, pipeline: Pipeline, count: Counter, style: Style) -> 
     if isinstance(stage.config, JudgeStageConfig):
         found = labelled_set(stage.config.data, file, stage.config.limit, pipeline.constitution)
         pairs = [(known.prompt, known.better, known.worse) for known in found.pairs]
+    elif isinstance(stage.config, SftStageConfig) and file is not None:
+        given = read_data(file, "", "sft", "answers").candidates
+        pairs = [(row.prompt, row.texts[0], "") for row in given]
     elif file is not None:
         pairs = [(row.prompt, row.chosen, row.rejected) for row in imported(file)[0]]
     if not pairs:
@@ -200,7 +198,8 @@ def _work(stage: Stage, texts: Texts, read: list[_Answers], adapters: int) -> St
         case SftStageConfig() as config:
             every = config.revisions == "all"
             rows = sum(each.rows * (each.rounds if every else 1) for each in read)
-            return _train(config, stage, _Answers(rows, _longest(read), 1, _prompts(stage, texts, read)), adapters)
+            made = _Answers(rows, _longest(read), 1, _prompts(stage, texts, read)) if read else _Answers(0, 0)
+            return _train(config, stage, _with_given(made, texts.brought.get(stage.number)), adapters)
         case PolicyStageConfig() as config:
             return _policy(config, stage, texts, adapters)
         case EvaluateConfig() as config:
@@ -208,6 +207,14 @@ def _work(stage: Stage, texts: Texts, read: list[_Answers], adapters: int) -> St
         case config:
             pairs = sum(each.rows for each in read)
             return _train(config, stage, _Answers(pairs, _longest(read), 1, _prompts(stage, texts, read)), adapters)
+
+
+def _with_given(made: _Answers, given: Brought | None) -> _Answers:
+    """The rows that earlier stages made, and those that the user brought."""
+    if given is None:
+        return made
+    rows, length = made.rows + len(given.prompts), max(made.length, given.answer)
+    return _Answers(rows, length, 1, (*made.prompts, *given.prompts))
 
 
 def _revise(config: ReviseConfig, name: str, texts: Texts, adapters: int) -> StageWork:

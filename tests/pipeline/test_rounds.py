@@ -9,9 +9,7 @@ from cai.errors import InputError
 from cai.manifest import read_manifest
 from cai.pipeline.runner import run_pipeline
 from cai.pipeline.spec import Pipeline, load_pipeline
-from cai.pipeline.training_configs import (
-    DpoStageConfig,
-)
+from cai.pipeline.training_configs import DpoStageConfig
 
 ROOT = Path(__file__).parents[2]
 ROUND = "{prefer: {pairs: samples, samples: 3, judge: newest, tie_below: 0.5}}, {dpo: {pairs: new, batch_size: 4}}"

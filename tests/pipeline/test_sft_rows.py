@@ -3,9 +3,7 @@
 import pytest
 
 from cai.pipeline.sft_rows import Selection, select_examples
-from cai.pipeline.training_configs import (
-    SftStageConfig,
-)
+from cai.pipeline.training_configs import SftStageConfig
 from cai.records import Lineage, Revision, Round, new_prompt
 
 LINEAGE = Lineage("c", "f", 0)

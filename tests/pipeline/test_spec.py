@@ -8,13 +8,9 @@ from pathlib import Path
 import pytest
 
 from cai.errors import InputError
-from cai.pipeline.configs import (
-    ReviseConfig,
-)
+from cai.pipeline.configs import ReviseConfig
 from cai.pipeline.spec import Pipeline, load_pipeline
-from cai.pipeline.training_configs import (
-    DpoStageConfig,
-)
+from cai.pipeline.training_configs import DpoStageConfig
 from cai.records import new_prompt
 from cai.store.formats.prompts import read_prompts
 
