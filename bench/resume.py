@@ -3,8 +3,8 @@
     python -m bench.resume [--only NAME ...]
 
 The embedded model, rows that no batch divides, two epochs and more, forward passes smaller than a batch; dropout is on
-for `sft`, `reward` and `dpo`. Stopped after each update in turn, and killed by SIGKILL in a process of its own, the same
-call must go on and leave a folder with the same bytes: sample order, losses, learning rates and gradient norms in
+for `sft`, `reward` and `dpo`. Stopped after each update in turn, and killed by SIGKILL in a process of its own, the
+same call must go on and leave a folder with the same bytes: sample order, losses, learning rates and gradient norms in
 `metrics.jsonl`, and the adapter. Results go to `bench/results/resume.json`.
 """
 
