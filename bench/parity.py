@@ -35,6 +35,7 @@ from bench.parity_case import (
     Group,
     Method,
     Trained,
+    answers,
     flat,
     groups,
     identity,
@@ -49,11 +50,13 @@ from cai.models.local.workbench import Workbench, open_workbench
 from cai.models.protocol import Reply, Request
 from cai.records import Message
 from cai.train.batches import epoch_order
-from cai.train.config import DpoConfig, PolicyConfig, SftConfig
+from cai.train.config import DpoConfig, KtoConfig, PolicyConfig, RewardConfig, SftConfig
+from cai.train.kto import KtoRow, train_kto
 from cai.train.optimise import Step
 from cai.train.policy import train_policy
 from cai.train.preference import train_dpo
 from cai.train.reference import PairRow
+from cai.train.reward import train_reward
 from cai.train.rollout import PromptRow, Rollout
 from cai.train.sft import SftRow, train_sft
 
@@ -117,6 +120,40 @@ def dpo(scene: Scene) -> Trained:
     return policy_trained(scene, lambda trainee: train_dpo(config, rows, trainee, scene.out, never))
 
 
+def without_reference(scene: Scene) -> Trained:
+    """ORPO's likelihood is of prompt and answer there, CPO's of the answer."""
+    settings = dict(scene.method.settings)
+    loss = {"sigmoid": "cpo"}.get(name := str(settings.pop("loss_type", "orpo")), name)
+    renamed = {"cpo_alpha": "nll", "simpo_gamma": "margin"}
+    own = {renamed.get(key, key): value for key, value in settings.items()}
+    tokens = "all" if loss == "orpo" else "answer"
+    config = DpoConfig(**scene.options(), loss=loss, labels="hard", nll_tokens=tokens, **own)
+    rows = [PairRow(pair.id, *pair.rows) for pair in pairs()]
+    return policy_trained(scene, lambda trainee: train_dpo(config, rows, trainee, scene.out, never))
+
+
+def kto(scene: Scene) -> Trained:
+    settings = scene.method.settings
+    own = {"beta": settings["beta"], **{name: settings[f"{name}_weight"] for name in ("desirable", "undesirable")}}
+    rows = [KtoRow(each.id, each.tokens, float(each.desirable)) for each in answers()]
+    config = KtoConfig(**scene.options(), **own)
+    return policy_trained(scene, lambda trainee: train_kto(config, rows, trainee, scene.out, never))
+
+
+def reward(scene: Scene) -> Trained:
+    """The head is trained together with the adapter, and counts in the gradient's norm."""
+    centring = scene.method.settings.get("center_rewards_coefficient", 0.0)
+    config = RewardConfig(**scene.options(), centring=centring, labels="hard", holdout=0.0)
+    margins = scene.method.margins
+    rows = [PairRow(pair.id, *pair.rows, margin=pair.margin if margins else 0.0) for pair in pairs()]
+    scorer = scene.workbench.scoring_trainee(scene.folder / "scorer", 0)
+    try:
+        steps = list(train_reward(config, rows, scorer, scene.out, never))
+        return Trained(columns([step.metrics for step in steps if step.metrics]), flat(scorer.state()))
+    finally:
+        scene.workbench.release(scorer)
+
+
 def grpo(scene: Scene) -> Trained:
     settings = dict(scene.method.settings)
     aggregate = {"grpo": "answer", "bnpo": "token", "dr_grpo": "constant", "dapo": "rollout"}
@@ -133,7 +170,16 @@ def rloo(scene: Scene) -> Trained:
     return rounds_trained(scene, "rloo", {"kl": scene.method.settings["beta"]})
 
 
-TRAINERS: dict[str, Callable[[Scene], Trained]] = {"SFT": sft, "DPO": dpo, "GRPO": grpo, "RLOO": rloo}
+TRAINERS: dict[str, Callable[[Scene], Trained]] = {
+    "SFT": sft,
+    "DPO": dpo,
+    "ORPO": without_reference,
+    "CPO": without_reference,
+    "KTO": kto,
+    "Reward": reward,
+    "GRPO": grpo,
+    "RLOO": rloo,
+}
 COMPARED = [name for name, method in METHODS.items() if method.trainer in TRAINERS]
 
 
@@ -141,7 +187,7 @@ def policy_trained(scene: Scene, train: Callable[[Trainee], Iterator[Step]]) -> 
     """From the adapter that both sides start with to the end of the training."""
     trainee = scene.workbench.trainee(scene.folder / "adapter", seed=0)
     try:
-        return Trained(columns([step.metrics for step in train(trainee)]), flat(trainee.state()))
+        return Trained(columns([step.metrics for step in train(trainee) if step.metrics]), flat(trainee.state()))
     finally:
         scene.workbench.release(trainee)
 

@@ -13,7 +13,12 @@ These names are the public face; every other module may change. Each is imported
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING
+
+# Threads that wait for each other give way instead of spinning. Alone on a machine that costs nothing; beside any other
+# work, spinning makes small matrix products tens of times slower. It must be set before torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from cai.constitution.model import Constitution, load_constitution

@@ -30,7 +30,7 @@ from cai.pipeline.stage_prefer import prefer_stage
 from cai.pipeline.stage_revise import revise_stage
 from cai.pipeline.stage_sft import sft_stage
 
-VERSIONS = {"revise": 2, "judge": 2, "prefer": 3, "filter": 1, "sft": 1, "dpo": 1, "evaluate": 2}
+VERSIONS = {"revise": 2, "judge": 2, "prefer": 3, "filter": 1, "sft": 2, "dpo": 2, "evaluate": 2}
 
 JOURNALED = tuple(kind for kind in VERSIONS if kind not in (*TRAINING, "filter"))
 """Kinds that commit their records chunk by chunk; the others write them all at once, again if they must."""

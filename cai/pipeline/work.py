@@ -275,11 +275,13 @@ def _train(config: TrainConfig, stage: Stage, rows: _Answers, adapters: int) -> 
     length = max(rows.prompts) + rows.length
     updates = -(-rows.rows // config.batch_size) * config.epochs
     each = 2 if stage.kind == "dpo" else 1
-    sequences = min(max(1, config.micro_tokens // (each * length)), config.batch_size, max(1, rows.rows)) * each
+    shared = max(rows.prompts) if each == 2 else 0
+    of_one = each * length - shared
+    sequences = min(max(1, config.micro_tokens // of_one), config.batch_size, max(1, rows.rows)) * each
     method: Method = "dpo" if stage.kind == "dpo" else "sft"
     continued = stage.sources.start is not None or bool(stage.sources.start_run)
     scored = sequences * rows.length
-    batch = Training(method, sequences, length, scored, continued, config.checkpointing)
+    batch = Training(method, sequences, length, scored, continued, config.checkpointing, shared)
     mean = sum(rows.prompts) // len(rows.prompts) + rows.length
     passes = each * rows.rows * (config.epochs + (1 if method == "dpo" else 0))
     return StageWork(

@@ -5,7 +5,7 @@ Completions are measured at every update of a policy method; what a probe measur
 
 from collections.abc import Sequence
 
-from cai.train.alarm_curves import RECENT, Curves, Point, median, told
+from cai.train.alarm_curves import ONE_SIDED, RECENT, Curves, Point, mean, median, standard_error, told, where
 
 PROBES = 2
 """Probes in a row that have to agree. A probe asks few prompts, but the same ones each time."""
@@ -16,16 +16,18 @@ CUT, MORE_CUT = 0.5, 0.25
 CERTAIN, FLAT = 0.1, 0.02
 """A tenth of the entropy that there was. A model that began with two hundredths of a nat per token had none to lose."""
 REPEATED, MORE_REPEATED = 0.3, 0.2
-"""Three in ten 4-grams stood in the answer before; lists and formulas reach one in ten."""
+"""Three in ten 4-grams stood in the answer before, and it was not so at the beginning: a list may repeat itself."""
 ALIKE = 0.5
 """Half of the variety that there was."""
 REFUSED_MORE, REFUSED = 0.15, 0.5
 """Harmless prompts turned down, more than at the best probe so far; half of all is too much even without one."""
-LOST = 0.15
-"""How far a held-out share lies below its best, at each of `FALLING` probes."""
-FALLING = 3
-TURNED, TRUSTED = 0.35, 0.65
-"""Ranking that is worse than chance where labels are known, and better than chance where they are trained on."""
+LOST, FALLING = 0.2, 3
+"""How far a held-out share lies below its best, and at how many probes in a row."""
+TURNED, LEARNED, LATEST = 0.35, 0.6, 24
+"""Ranking that is worse than chance where labels are known, and better than chance, with some certainty, where they are
+trained on: over how many of the newest updates."""
+PADDED = 0.3
+"""Answers without padding, fewer by so much than at the best probe before."""
 
 LENGTHS = ("completions/mean_length", "probe/words", "probe/tokens")
 REFUSALS = ("probe/refusal_benign", "probe/over_refusal")
@@ -38,6 +40,11 @@ def longer(curves: Curves) -> str | None:
         start, now = _start_and_now(curves, name)
         if now and median(now) >= LONGER * median(start):
             return f"{name} {told(start)}, {told(now)}"
+    brief = curves.of("probe/brevity")
+    if len(brief) > PROBES:
+        best = max(brief, key=lambda point: point.value)
+        if all(best.value - point.value >= PADDED for point in brief[-PROBES:]):
+            return f"probe/brevity {told([best])}, {told(brief[-PROBES:])}"
     start, now = _start_and_now(curves, "completions/clipped_ratio")
     if now and median(now) >= CUT and median(now) >= median(start) + MORE_CUT:
         return f"completions/clipped_ratio {told(start)}, {told(now)}"
@@ -97,12 +104,12 @@ def held_out_falls(curves: Curves) -> str | None:
 
 def labels_turned_round(curves: Curves) -> str | None:
     """`probe/accuracies` is the same as `rewards/accuracies`, on pairs whose labels are known to be right."""
-    known, trained = curves.of("probe/accuracies")[-PROBES:], curves.of("rewards/accuracies")[-RECENT:]
-    if len(known) < PROBES or len(trained) < RECENT:
+    known, trained = curves.of("probe/accuracies")[-PROBES:], curves.after_warm_up("rewards/accuracies", LATEST)
+    if len(known) < PROBES or len(trained) < LATEST // 2 or max(point.value for point in known) > TURNED:
         return None
-    if max(point.value for point in known) > TURNED or median(trained) < TRUSTED:
+    if mean(trained) - ONE_SIDED * standard_error(trained) < LEARNED:
         return None
-    return f"probe/accuracies {told(known)}, while rewards/accuracies is {told(trained)}"
+    return f"probe/accuracies {told(known)}, while rewards/accuracies is {mean(trained):.2f} {where(trained)}"
 
 
 def _start_and_now(curves: Curves, name: str) -> tuple[Sequence[Point], Sequence[Point]]:

@@ -4,27 +4,34 @@ Thresholds stand beside their reason. They were chosen on trainings of the embed
 them on others. What is to be done about a finding stands in `monitors`.
 """
 
-from cai.train.alarm_curves import RECENT, Curves, mean, median, standard_error, told, where
+from cai.train.alarm_curves import ONE_SIDED, RECENT, Curves, mean, median, standard_error, told, where
 from cai.train.alarm_policy import constant_reward
 
 START = 3
-"""Updates at the beginning that later ones are compared with: few, because a learning rate a hundred times too high
-has done its work by the fourth."""
-WORSE = 1.5
-"""A loss half as high again as the untrained model's. Batches differ by a third, medians of eight by far less."""
-STEEPER = 10.0
-"""Gradients of healthy trainings grow up to fivefold once the adapter's second matrix has left zero."""
+"""Updates at the beginning that later ones are compared with: few, since a rate that is too high soon shows."""
+WORSE, NOISE = 1.5, 1
+"""A loss half as high again as at the beginning, and how many of the recent ones may be no higher than all of the
+first: with few rows in a batch single losses differ by more than that."""
+RUINED = 3.0
+"""A loss three times as high as the very first, which no update has touched yet. A rate a hundred times too high has
+done its work by the second, and then there is no other beginning to compare with."""
+STEEPER, STEEP = 10.0, 1.0
+"""Gradients of healthy trainings grow up to fivefold once the adapter's second matrix has left zero. What is shorter
+than the usual `max_grad_norm` explodes nothing, even where it began as rounding: labels that are all ties do that."""
 FALLEN_NATS, FALLEN_SHARE = 10.0, 0.5
-"""How much less probable chosen answers may become. DPO takes a little from both answers of a pair; a healthy rate took
-less than 4 nats from short answers, ten times that rate 8, thirty times 130. Long answers have more to lose, so for them
-it is a share of what they began with."""
+"""How much less probable chosen answers may become. DPO takes a little from both answers of a pair: healthy rates took
+up to 3 nats from answers of twenty tokens, ten times the rate 8, thirty times 130. Long answers have more to lose, so
+theirs is a share of what they began with."""
+REWARD_LOST = 0.1
+"""Batches of longer answers are less probable too; the reward compares each answer with itself. It must have fallen by
+10 nats where β is as low as 0.01, and by more than chosen and rejected were pulled apart."""
 LABELLED, LATEST = 12, 100
 """Updates it takes to say that labels teach nothing, and how many of the newest are looked at."""
-BARELY = 0.58
-"""A training whose accuracy lies below this with some certainty learns next to nothing from its labels; judges that are
-right in seven of ten cases reach 0.65."""
-ONE_SIDED, TWICE = 1.645, 2.0
-"""Standard errors: a bound that holds in 95 of 100 cases, and a mean that can be told from zero."""
+BARELY = 0.6
+"""A training whose accuracy lies below this with some certainty learns next to nothing from its labels; where every
+fifth label is wrong it reaches 0.7."""
+APART = 2.0
+"""Standard errors between a mean and zero that tell them apart."""
 MOTIONLESS = 1e-7
 """Rewards are exact zeros while the policy equals its reference; one update at the lowest rate of a warm-up moves them
 by 1e-5 or more."""
@@ -42,10 +49,13 @@ def not_finite(curves: Curves) -> str | None:
 def loss_explodes(curves: Curves) -> str | None:
     """Not for policy methods, whose loss starts near zero and has no scale."""
     points = curves.of("loss")
-    if curves.of("reward") or len(points) < START + RECENT:
+    first, start, now = points[:1], points[:START], points[-RECENT:]
+    if curves.of("reward") or len(points) <= RECENT or median(first) <= 0:
         return None
-    start, now = points[:START], points[-RECENT:]
-    if median(start) <= 0 or median(now) <= WORSE * median(start):
+    if median(now) > RUINED * median(first):
+        return f"loss {told(first)}, {told(now)}"
+    above = sum(point.value > max(early.value for early in start) for point in now)
+    if len(points) < START + RECENT or median(now) <= WORSE * median(start) or above < RECENT - NOISE:
         return None
     return f"loss {told(start)}, {told(now)}"
 
@@ -53,30 +63,31 @@ def loss_explodes(curves: Curves) -> str | None:
 def gradient_explodes(curves: Curves) -> str | None:
     points = curves.of("grad_norm")
     # A policy method's first batches may teach nothing, and then have no gradient.
-    start = [point for point in points[: 2 * RECENT] if point.value > 0][:START]
-    now = points[-RECENT:]
-    if len(start) < START or len(points) < START + RECENT or median(now) <= STEEPER * median(start):
+    start, now = [point for point in points[: 2 * RECENT] if point.value > 0][:START], points[-RECENT:]
+    if len(start) < START or len(points) < START + RECENT:
+        return None
+    if median(now) <= max(STEEP, STEEPER * median(start)):
         return None
     return f"grad_norm {told(start)}, {told(now)}"
 
 
 def chosen_falls(curves: Curves) -> str | None:
-    """The reward is the same fall pair by pair, so a batch of longer answers is not taken for one."""
-    points, rewards = curves.of("logps/chosen"), curves.of("rewards/chosen")
-    if len(points) < START + RECENT or len(rewards) < RECENT or median(rewards[-RECENT:]) >= 0:
+    points, margins = curves.of("logps/chosen"), curves.of("rewards/margins")[-RECENT:]
+    rewards = curves.of("rewards/chosen")[-RECENT:]
+    if len(points) < START + RECENT or min(len(rewards), len(margins)) < RECENT:
         return None
     start, now = points[:START], points[-RECENT:]
-    fall = median(start) - median(now)
-    if fall <= max(FALLEN_NATS, FALLEN_SHARE * abs(median(start))):
+    fall, lost = median(start) - median(now), -median(rewards)
+    if lost < max(REWARD_LOST, median(margins)) or fall <= max(FALLEN_NATS, FALLEN_SHARE * abs(median(start))):
         return None
     rate = fall / (now[-1].step - start[0].step)
     rejected = curves.of("logps/rejected")
-    beside = f"; logps/rejected {told(rejected[:START])}, {told(rejected[-RECENT:])}" if len(rejected) >= RECENT else ""
+    beside = f"; logps/rejected {told(rejected[:START])}, {told(rejected[-RECENT:])}" if rejected else ""
     return f"logps/chosen {told(start)}, {told(now)}: {rate:.2g} nats lost per update{beside}"
 
 
 def labels_teach_nothing(curves: Curves) -> str | None:
-    """Accuracy is, with some certainty, next to a half, and margins cannot be told from zero, although the policy moves.
+    """Accuracy is next to a half with some certainty, and margins cannot be told from zero, although the policy moves.
 
     Only after the warm-up, and only while nothing has blown up: a ruined policy ranks at random too.
     """
@@ -85,7 +96,7 @@ def labels_teach_nothing(curves: Curves) -> str | None:
     if min(len(accuracies), len(margins)) < LABELLED or all(abs(point.value) <= MOTIONLESS for point in margins):
         return None
     learned = mean(accuracies) + ONE_SIDED * standard_error(accuracies) >= BARELY
-    if learned or mean(margins) > TWICE * standard_error(margins):
+    if learned or mean(margins) > APART * standard_error(margins):
         return None
     if loss_explodes(curves) or gradient_explodes(curves) or chosen_falls(curves):
         return None
@@ -105,7 +116,7 @@ def nothing_moves(curves: Curves) -> str | None:
         return None
     norms, losses = curves.of("grad_norm")[-STILL:], curves.of("loss")[-STILL:]
     if len(norms) == STILL and not any(point.value for point in norms):
-        satisfied = curves.of("rewards/margins") and median(losses) <= NOTHING_LEFT
+        satisfied = losses and curves.of("rewards/margins") and median(losses) <= NOTHING_LEFT
         return None if satisfied else f"grad_norm is exactly 0 {where(norms)}, and the loss is {told(losses)}"
     for name in ("rewards/margins", "kl"):
         points = curves.after_warm_up(name, STILL)

@@ -10,15 +10,14 @@ NEVER_APART = 0.99
 EQUAL = 1e-6
 """Rewards that differ by less are the same number with rounding."""
 FAR, FAR_PER_TOKEN, FAR_UNKNOWN = 10.0, 0.5, 50.0
-"""Nats between policy and reference on one answer. Online methods went to about 60 on answers of 200 tokens before the
-true reward fell (Bai et al. 2022; Gao et al. 2022), a third of a nat per token; one half is more than that, ten is not much on
-any answer. Where lengths are not measured, fifty."""
+"""Nats between policy and reference on one answer. At half a nat per token the policy gives its tokens 1.6 times the
+probability that the reference gives them. Ten are not much on any answer; where no length is measured it is fifty."""
 FIRST_RATIO = 0.02
 """Before the first step of an update the policy is the one that sampled: its ratio is 1. Kernels in bf16 that batch
 differently leave some thousandths."""
 STEPPED_OVER, RATIO_OFF = 0.5, 0.5
-"""Half of all tokens clipped: most of an update's gradient is thrown away. Healthy updates clip a tenth or so. The mean ratio
-is 1 whatever the policy, but for chance; at half as much again it rests on a few tokens."""
+"""Half of all tokens clipped: most of an update's gradient is thrown away, where healthy ones clip a tenth or so. The
+mean ratio is 1 whatever the policy, but for chance; at half as much again it rests on a few tokens."""
 
 
 def constant_reward(curves: Curves) -> str | None:

@@ -11,7 +11,7 @@ from cai.train import alarm_answers, alarm_losses, alarm_policy
 from cai.train.alarm_curves import Curves
 
 QUIET = 20
-"""Updates without a finding after which the same kind counts as new. A value that hovers about a threshold is one alarm."""
+"""Updates without a finding after which a kind counts as new: a value hovering about a threshold is one alarm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +52,14 @@ MONITORS: dict[str, Monitor] = {
     ),
     "chosen-falls": Monitor(
         alarm_losses.chosen_falls,
-        "The model forgets the answers that it should prefer. Lower learning_rate or raise beta; if that does not help, "
-        "take pairs whose answers differ more.",
+        "The model forgets the answers that it should prefer. Lower learning_rate or raise beta; if that does not "
+        "help, take pairs whose answers differ more.",
     ),
     "labels-teach-nothing": Monitor(
         alarm_losses.labels_teach_nothing,
-        "The labels look like coin tosses. Check that the label column is the right one and not shuffled, that pairs do "
-        "not stand in both directions, and how often the judge is right (`cai judge card`). If labels are sound, "
-        "learning_rate is far too low for them.",
+        "The labels look like coin tosses. Check that the label column is the right one and not shuffled, that pairs "
+        "do not stand in both directions, and how often the judge is right (`cai judge card`). If the labels are "
+        "sound, learning_rate is far too low for them.",
     ),
     "labels-turned-round": Monitor(
         alarm_answers.labels_turned_round,
@@ -89,7 +89,7 @@ MONITORS: dict[str, Monitor] = {
     ),
     "clipping": Monitor(
         alarm_policy.steps_too_large,
-        "The policy moves too far in one update. Lower learning_rate, take fewer passes over a batch, or larger batches.",
+        "The policy moves too far in one update. Lower learning_rate, or take fewer passes over a larger batch.",
     ),
     "longer": Monitor(
         alarm_answers.longer,
@@ -108,8 +108,8 @@ MONITORS: dict[str, Monitor] = {
     ),
     "collapse": Monitor(
         alarm_answers.collapse,
-        "The answers lose their variety. Look at a few: a phrase that they share is what the reward likes. Raise the KL "
-        "coefficient, lower learning_rate, and go back to a checkpoint from before.",
+        "The answers lose their variety. Look at a few: a phrase that they share is what the reward likes. Raise the "
+        "KL coefficient, lower learning_rate, and go back to a checkpoint from before.",
     ),
     "over-refusal": Monitor(
         alarm_answers.refusals_spread,

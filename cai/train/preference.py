@@ -2,7 +2,7 @@
 
 The equations are `losses`', the reference's log-probabilities are `reference`'s, the update itself is `optimise`'s.
 Rewards are β times the log-ratio of policy to reference, summed over an answer's tokens, as in Rafailov et al. 2023,
-section 4; where a loss has no reference, β times what it compares.
+section 4; where a loss has no reference, β times the log-probabilities that it compares, summed or per token.
 Shapes: B pairs of a forward pass or of a batch, M measures (the names in `_MEASURES`).
 """
 
@@ -173,9 +173,8 @@ def _measure(config: DpoConfig, pairs: _Pairs) -> Tensor:
         chosen_B, rejected_B = config.recipe.beta * told.chosen_ratio, config.recipe.beta * told.rejected_ratio
         margins_B = chosen_B - rejected_B
         accuracies_B = (margins_B > 0).float()
-        logps = pairs.summed
         return torch.stack(
-            [chosen_B, rejected_B, margins_B, accuracies_B, logps.policy_chosen_B, logps.policy_rejected_B]
+            [chosen_B, rejected_B, margins_B, accuracies_B, told.policy_chosen_B, told.policy_rejected_B]
         )
 
 

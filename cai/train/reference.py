@@ -32,6 +32,8 @@ class PairRow:
     rejected: TokenRow
     p_chosen: float = 1.0
     """The judge's probability that `chosen` is the better answer."""
+    margin: float = 0.0
+    """By how much the chosen answer's score must lead, where a reward model is trained."""
 
 
 @dataclass(frozen=True, slots=True)

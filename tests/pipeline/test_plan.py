@@ -59,7 +59,8 @@ def test_the_largest_batches_are_those_of_the_engine(quickstart: Pipeline) -> No
     training = works[4].batches[0]
     assert isinstance(training, Training)
     assert training.rows % 2 == 0
-    assert training.rows * training.length <= 4096 < (training.rows + 2) * training.length
+    of_one_pair = 2 * training.length - training.shared
+    assert training.tokens <= 4096 < training.tokens + of_one_pair
     assert training.continued, "it goes on from the supervised adapter"
     assert [work.adapters for work in works] == [0, 0, 0, 1, 1, 2]
 

@@ -147,11 +147,12 @@ def _smaller_training(work: Training) -> Iterator[tuple[int, tuple[str, ...], Wo
     for again in (False, True) if not work.checkpointing else (True,):
         for i, rows in enumerate(_halves(work.rows, 2 if work.method == "dpo" else 1)):
             for k, length in enumerate(_halves(work.length, min(SHORTEST, work.length))):
-                changes = ["checkpointing: true"] if again and not work.checkpointing else []
-                changes += [f"micro_tokens: {rows * length}"] if (i or k) else []
-                changes += [f"sequences of at most {length} tokens"] if k else []
                 scored = max(1, work.scored * rows * length // (work.rows * work.length))
-                smaller = replace(work, rows=rows, length=length, scored=scored, checkpointing=again)
+                shared = work.shared * length // work.length
+                smaller = replace(work, rows=rows, length=length, scored=scored, checkpointing=again, shared=shared)
+                changes = ["checkpointing: true"] if again and not work.checkpointing else []
+                changes += [f"micro_tokens: {smaller.tokens}"] if (i or k) else []
+                changes += [f"sequences of at most {length} tokens"] if k else []
                 far = i * _FEWER_ROWS + k * _SHORTER + (_AGAIN if again else 0)
                 yield far, tuple(changes), smaller
 

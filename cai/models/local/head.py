@@ -46,8 +46,11 @@ class _TokenLogps(torch.autograd.Function):
     ) -> torch.Tensor:
         wanted = ctx.needs_input_grad[0]
         logps, gradients = [], []
+        # One piece of memory for all tiles: a CPU takes longer to be given fresh pages than to fill them.
+        room = hidden_ND.new_empty(min(tile, len(hidden_ND)), len(weight_VD))
         for hidden, targets in zip(hidden_ND.split(tile), targets_N.split(tile), strict=True):
-            logp, gradient = _tile(hidden, weight_VD, targets, form, wanted=wanted)
+            logits = torch.mm(hidden, weight_VD.T, out=room[: len(hidden)])
+            logp, gradient = _tile(logits, weight_VD, targets, form, wanted=wanted)
             logps.append(logp)
             if gradient is not None:
                 gradients.append(gradient)
@@ -62,15 +65,15 @@ class _TokenLogps(torch.autograd.Function):
 
 
 def _tile(
-    hidden_ND: torch.Tensor,
+    logits_NV: torch.Tensor,
     weight_VD: torch.Tensor,
     targets_N: torch.Tensor,
     form: LogitForm,
     *,
     wanted: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The tile's log-probabilities and, where wanted, their gradients with respect to its hidden states."""
-    logits_NV = hidden_ND @ weight_VD.T
+    """The tile's log-probabilities and, where wanted, their gradients with respect to its hidden states. The logits are
+    overwritten."""
     if logits_NV.dtype != torch.float64:
         logits_NV = logits_NV.float()
     factor, slope_NV = form.scale / form.temperature, None

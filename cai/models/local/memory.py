@@ -28,7 +28,7 @@ KEPT_BYTES = 512 << 20
 """Keys and values that are kept for later calls; the workbench says the same."""
 PASS_TOKENS = 2048
 """New positions of one pass of judgements; `choices` says the same."""
-TILE_LOGITS = 1 << 25
+TILE_LOGITS: dict[Device, int] = {"cpu": 1 << 23, "cuda": 1 << 25}
 """Logits held at once; `network` says the same."""
 DENSE_SHARE = 4
 """A CPU keeps fp32 copies of 4-bit weights when they take at most this fraction (1/4) of the machine's memory."""
@@ -129,6 +129,13 @@ class Training:
     """Goes on from an adapter, so that its reference is a frozen copy; else the reference is the base."""
     checkpointing: bool = False
     """Keeps each layer's input only and computes the rest again in the backward pass."""
+    shared: int = 0
+    """Tokens of the prompt that two rows have in common, and that are computed once."""
+
+    @property
+    def tokens(self) -> int:
+        """What a pass computes."""
+        return self.rows * self.length - self.rows // 2 * self.shared
 
 
 Work = Generating | Judging | Training
@@ -242,18 +249,20 @@ def _pass_bytes(setup: Setup, tokens: int) -> int:
 
 
 def _training(setup: Setup, work: Training) -> tuple[Part, ...]:
-    shape, tokens = setup.shape, work.rows * work.length
+    shape, tokens = setup.shape, work.tokens
     held, trained = _ADAPTERS[work.method]
     if work.method == "dpo" and not work.continued:
         held = 1
     adapter = 4 * adapter_parameters(shape, setup.lora)
     each = saved_bytes(setup)
-    saved = shape.layers * tokens * each
+    # Every row has its own copy of the keys and values of a prompt that it shares.
+    copies = 2 * _key_width(setup) * setup.width * (work.rows * work.length - tokens)
+    saved = shape.layers * (tokens * each + copies)
     if work.checkpointing:
-        saved = (shape.layers * setup.width * shape.width + each) * tokens
-    tile = min(work.scored * shape.vocabulary, TILE_LOGITS)
-    # At the head's backward pass: log-probabilities, and two gradients of their size.
-    head = 3 * 4 * tile + work.scored * shape.width * (4 + setup.width)
+        saved = shape.layers * setup.width * shape.width * tokens + each * tokens + copies
+    tile = min(work.scored * shape.vocabulary, TILE_LOGITS[setup.device])
+    # Logits of one tile, and of every scored position its hidden state, the states of all tiles, and their gradient.
+    head = 4 * tile * (1 if setup.width == 4 else 2) + 3 * work.scored * shape.width * setup.width
     return (
         Part("trained adapters", held * adapter),
         Part("gradients", trained * adapter),
@@ -269,7 +278,8 @@ def saved_bytes(setup: Setup) -> int:
     shape, lora = setup.shape, setup.lora
     adapted = [each for each in shape.linears if not lora.targets or each.name in lora.targets]
     queries, keys = shape.heads * shape.head_width, shape.key_heads * shape.head_width
-    attention = (2 * queries + 2 * keys) * setup.width + 4 * shape.heads
+    # Queries, keys and values as attention gathers them, what comes out, and that put back in place.
+    attention = (3 * queries + 2 * _key_width(setup)) * setup.width + 4 * shape.heads
     gate = 3 * shape.inner * setup.width  # gate, its activation, and up
     ranks = 4 * lora.rank * len(adapted) // shape.layers
     norms = 4 * (2 * shape.width + (queries + keys if shape.head_norms else 0))
@@ -282,6 +292,12 @@ def saved_bytes(setup: Setup) -> int:
     if setup.quantization == "int8":
         inputs += setup.width * (2 * shape.width + queries + shape.inner)
     return norms + attention + gate + ranks + inputs
+
+
+def _key_width(setup: Setup) -> int:
+    """Of a position's keys as attention reads them. A CPU's kernel wants those of every query's head."""
+    shape = setup.shape
+    return (shape.heads if setup.device == "cpu" else shape.key_heads) * shape.head_width
 
 
 def _backward_bytes(setup: Setup, tokens: int) -> int:

@@ -21,8 +21,9 @@ from cai.models.local.head import LogitForm, token_logps
 from cai.models.local.layout import Layout, TokenRow, lay_out
 from cai.models.local.packed import Packing
 
-MAX_TILE_LOGITS = 1 << 25
-"""Logits held at once: 128 MB in fp32. Above it the head runs in tiles."""
+MAX_TILE_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 25}
+"""Logits held at once: 32 MB in fp32 on a CPU, which is no faster with more, 128 MB on a GPU. Above it the head runs in
+tiles."""
 SUPPORTED_LAYERS = frozenset({"full_attention", "sliding_attention"})
 
 
@@ -107,7 +108,7 @@ class Network:
 
     def target_logps(self, hidden_ND: torch.Tensor, targets_N: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
         """log p(target) at each hidden state, logits divided by the temperature."""
-        tile = max(1, MAX_TILE_LOGITS // self.vocab_size)
+        tile = max(1, MAX_TILE_LOGITS[self.device.type] // self.vocab_size)
         head = self._head
         if _is_plain(head):
             form = LogitForm(self.scale, self.softcap, temperature)

@@ -3,7 +3,8 @@
 Any number of them share the one base with policies, references and views. Their training is `cai.train`'s business.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from cai.models.local.logprobs import TokenRow
 from cai.models.local.lora import Origin
 from cai.models.local.scoring import TokenValues, completion_values, row_scores
+from cai.models.local.upstream import layers_computed_again
 from cai.models.local.view import Bench
 from cai.records import digest
 
@@ -38,14 +40,28 @@ class Scorer:
         """The LoRA weights and the head, sorted by name."""
         return self._adapters.parameters(self.adapter)
 
-    def scores(self, rows: Sequence[TokenRow], dropout_seed: int | None = None) -> torch.Tensor:
+    def scores(
+        self, rows: Sequence[TokenRow], dropout_seed: int | None = None, *, checkpointing: bool = False
+    ) -> torch.Tensor:
         """The fp32 score (B) of each row, read at its last token."""
-        with self._bench.lock, self._gradients(), self._adapters.training(self.adapter, dropout_seed):
+        with (
+            self._bench.lock,
+            self._gradients(),
+            self._adapters.training(self.adapter, dropout_seed),
+            self._again(dropout_seed) if checkpointing else nullcontext(),
+        ):
             return row_scores(self._network, self._adapters.head(self.adapter), rows)
 
-    def values(self, rows: Sequence[TokenRow], dropout_seed: int | None = None) -> TokenValues:
+    def values(
+        self, rows: Sequence[TokenRow], dropout_seed: int | None = None, *, checkpointing: bool = False
+    ) -> TokenValues:
         """A value for each completion token, at the position where its log-probability is read, and one behind."""
-        with self._bench.lock, self._gradients(), self._adapters.training(self.adapter, dropout_seed):
+        with (
+            self._bench.lock,
+            self._gradients(),
+            self._adapters.training(self.adapter, dropout_seed),
+            self._again(dropout_seed) if checkpointing else nullcontext(),
+        ):
             return completion_values(self._network, self._adapters.head(self.adapter), rows)
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -59,6 +75,17 @@ class Scorer:
     def save(self, folder: Path) -> None:
         """A PEFT folder that `AutoModelForSequenceClassification(num_labels=1)` and peft load without this project."""
         self._adapters.write(self.adapter, folder, self._origin)
+
+    def _again(self, dropout_seed: int | None) -> AbstractContextManager[None]:
+        """The backward pass computes each layer again instead of having kept it."""
+        model = self._network.model
+        return layers_computed_again(model, lambda: self._speaking(dropout=dropout_seed is not None))
+
+    @contextmanager
+    def _speaking(self, *, dropout: bool) -> Iterator[None]:
+        packing = self._network.packing() if self._network.packs else nullcontext()
+        with self._bench.lock, self._adapters.speaking(self.adapter, dropout=dropout), packing:
+            yield
 
     def _gradients(self) -> torch.set_grad_enabled:
         return torch.set_grad_enabled(self.trains and torch.is_grad_enabled())

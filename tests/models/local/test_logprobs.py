@@ -58,7 +58,7 @@ def test_small_batches_and_tiles_change_neither_values_nor_gradients(make_model,
         return found.logps_BT.detach(), weight.grad.clone()
 
     whole = value_and_gradient()
-    monkeypatch.setattr(network_module, "MAX_TILE_LOGITS", 2 * network.vocab_size)
+    monkeypatch.setattr(network_module, "MAX_TILE_LOGITS", {"cpu": 2 * network.vocab_size})
     tiled = value_and_gradient()
     monkeypatch.setattr(logprobs, "MAX_BATCH_TOKENS", 10)
     cut = value_and_gradient()

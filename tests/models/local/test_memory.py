@@ -87,11 +87,11 @@ def test_keys_and_values_of_a_position(llama: Shape) -> None:
 
 
 def test_what_a_token_leaves_in_a_layer_for_the_backward_pass() -> None:
-    """fp32, D = A = K = 192, F = 512, r = 16: both norms' inputs 2·4·192; queries, keys, values and the result 4·4·192,
-    a logarithm for each of 6 heads 4·6; gate, its activation and up 3·4·512; both norms' outputs and the product
-    4·(2·192 + 512); seven adapters' inner values 7·4·16."""
+    """fp32, D = A = K = 192, F = 512, r = 16: both norms' inputs 2·4·192; queries, keys, values and the result, once
+    more where it belongs, 5·4·192, a logarithm for each of 6 heads 4·6; gate, its activation and up 3·4·512; both
+    norms' outputs and the product 4·(2·192 + 512); seven adapters' inner values 7·4·16."""
     setup = Setup(shape_from_config(EMBEDDED), "none", "cpu")
-    assert saved_bytes(setup) == 1536 + (3072 + 24) + 6144 + 3584 + 448
+    assert saved_bytes(setup) == 1536 + (3840 + 24) + 6144 + 3584 + 448
 
 
 def test_the_parts_of_a_training_are_named_and_add_up(llama: Shape) -> None:
@@ -107,12 +107,21 @@ def test_the_parts_of_a_training_are_named_and_add_up(llama: Shape) -> None:
 
 
 def test_logits_are_held_in_tiles() -> None:
-    """Beyond 2²⁵ logits, which 261 tokens make here, more scored tokens cost only their hidden states: 192 numbers in
-    fp32 twice."""
+    """Beyond 2²³ logits, which 65 tokens make here, more scored tokens cost only their hidden states and gradients: 192
+    numbers in fp32 three times."""
     setup = Setup(shape_from_config({**EMBEDDED, "vocab_size": 128_256}), "none", "cpu")
-    small, large = (need(setup, Training("sft", 1, 1000, n)).of("under way") for n in (400, 900))
-    assert large - small == 500 * 192 * 8
-    assert small == 3 * 4 * TILE_LOGITS + 400 * 192 * 8
+    small, large = (need(setup, Training("sft", 1, 8, n)).of("under way") for n in (20_000, 20_500))
+    assert large - small == 500 * 192 * 12
+    assert small == 4 * TILE_LOGITS["cpu"] + 20_000 * 192 * 12
+
+
+def test_a_prompt_that_two_rows_share_is_computed_once_and_its_keys_are_copied(llama: Shape) -> None:
+    """Two pairs of 1024 tokens, of which 600 are the prompt: each pair computes 2·1024 − 600."""
+    work = Training("dpo", 4, 1024, 2048, shared=600)
+    assert work.tokens == 2 * (2048 - 600)
+    setup = Setup(llama)
+    copies = 2 * 8 * 128 * 2 * 2 * 600
+    assert need(setup, work).of("activations") == 32 * (work.tokens * saved_bytes(setup) + copies)
 
 
 def test_checkpointing_keeps_the_inputs_of_layers_and_one_whole_layer(llama: Shape) -> None:
