@@ -13,6 +13,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -225,6 +226,9 @@ class Given:
 
     def view(self) -> "Given":
         return self
+
+    def resting(self) -> AbstractContextManager["Given"]:
+        return nullcontext(self)
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         met: Counter[str] = Counter()

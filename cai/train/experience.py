@@ -53,7 +53,8 @@ def begin_round(scene: Scene, update: Update, price: float) -> Begun:
     """Sample answers, have them rewarded, and find what each of their tokens was worth."""
     config = scene.config
     prompts = [scene.prompts[i] for i in update.prompts]
-    rollouts = sample(config, prompts, scene.policy.view(), ("round", update.round), config.samples)
+    with scene.policy.resting() as view:
+        rollouts = sample(config, prompts, view, ("round", update.round), config.samples)
     rewards = rewarded(scene.reward, rollouts)
     keep(scene.rollouts / f"{update.round:08d}.jsonl", rollouts, {"reward": rewards.total, **_named(rewards.parts)})
     ended_N = torch.tensor([rollout.ended for rollout in rollouts])
@@ -86,7 +87,8 @@ def begin_round(scene: Scene, update: Update, price: float) -> Begun:
 
 def held_out(scene: Scene, prompts: Sequence[PromptRow]) -> dict[str, float]:
     """The reward of one answer to each prompt that is not trained on; the same draws every time."""
-    rollouts = sample(scene.config, prompts, scene.policy.view(), ("held out",), 1)
+    with scene.policy.resting() as view:
+        rollouts = sample(scene.config, prompts, view, ("held out",), 1)
     rewards = rewarded(scene.reward, rollouts)
     found = {"reward": rewards.total, **_named(rewards.parts)}
     lengths = {"eval/completions/mean_length": looks(rollouts)["completions/mean_length"]}

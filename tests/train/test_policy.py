@@ -222,7 +222,7 @@ class Differing:
     def __init__(self, trainee: Trainee, shift: float) -> None:
         self.trainee, self.shift = trainee, shift
         self.parameters, self.state, self.reference_logps = trainee.parameters, trainee.state, trainee.reference_logps
-        self.view, self.save = trainee.view, trainee.save
+        self.view, self.resting, self.save = trainee.view, trainee.resting, trainee.save
 
     def policy_logps(self, rows: list[TokenRow], **options: object) -> TokenLogps:
         logps = self.trainee.policy_logps(rows, **options)  # type: ignore[arg-type]

@@ -154,6 +154,26 @@ def test_a_seed_gives_the_same_adapter_whatever_the_global_generator_did(open_be
     assert all(torch.equal(first[k], other[k]) == ("lora_B" in k) for k in first)
 
 
+def test_a_resting_policy_answers_as_it_stands_and_remembers_nothing_afterwards(open_bench):
+    """Greedily, after every step: an answer or a dense copy of older weights would be seen."""
+    workbench = open_bench("nf4")
+    trainee = workbench.trainee(None, seed=4)
+    asked = [Request((Message("user", text),), Sampling(0.0, max_new_tokens=8)) for text in ("hello", "hi", "hello")]
+    told = []
+    for _ in range(3):
+        one_step(trainee, rate=0.3)
+        with trainee.resting() as view:
+            answers = view.generate(asked)
+            assert workbench._bench.replicas._held
+        assert not workbench._bench.replicas._held
+        assert trainee.policy not in {owner for owner, _ in workbench._bench.kept._entries}
+        expected = gradients(trainee)
+        assert answers == trainee.view().generate(asked)
+        assert all(torch.equal(gradients(trainee)[name], expected[name]) for name in expected)
+        told.append([answer.token_ids for answer in answers])
+    assert told[0] != told[1] != told[2]
+
+
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
 @pytest.mark.parametrize("quantization", ["nf4", "none"])
 def test_a_saved_adapter_gives_the_same_logits_in_plain_transformers_and_peft(
