@@ -16,8 +16,9 @@ help:
 demo: .venv/installed
 	$(BIN)/cai run pipelines/quickstart.yaml
 
+# Two workers or up to four, each on one thread: more would wait for each other.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: .venv/installed-dev
 	$(BIN)/ruff check

@@ -22,8 +22,8 @@ from transformers import PreTrainedModel
 
 from cai.errors import InputError
 from cai.files import write_atomic
-from cai.models.local import upstream  # noqa: F401
 from cai.models.local.spec import LoraSpec
+from cai.models.local.upstream import frozen_matrix
 from cai.records import digest
 from cai.seeds import derive
 
@@ -248,16 +248,55 @@ class _Beside:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         layer = self._layer
-        out: torch.Tensor = layer.base_layer(x)
         if layer._disable_adapters or layer._active_adapter[0] not in layer.lora_A:  # noqa: SLF001 (as in `_switch`)
-            return out
+            plain: torch.Tensor = layer.base_layer(x)
+            return plain
         name = layer._active_adapter[0]  # noqa: SLF001
         a, b, scaling = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
+        matrix = frozen_matrix(layer.base_layer)
+        if matrix is not None and matrix.dtype == a.dtype and not layer.lora_dropout[name].training:
+            joint: torch.Tensor = _Joint.apply(x, matrix, layer.base_layer.bias, a, b, scaling)  # type: ignore[no-untyped-call]
+            return joint
+        out: torch.Tensor = layer.base_layer(x)
         low = functional.linear(layer.lora_dropout[name](x.to(a.dtype)), a)
         if out.dtype != b.dtype:
             added: torch.Tensor = functional.linear(low, b) * scaling
             return out + added.to(out.dtype)
         return torch.addmm(out.flatten(0, -2), low.flatten(0, -2), b.T, alpha=scaling).view(out.shape)
+
+
+class _Joint(torch.autograd.Function):
+    """x·Wᵀ + s·(x·Aᵀ)·Bᵀ for a frozen W, with every sum within a product, forwards and backwards.
+    Shapes: N positions, I inputs, O outputs, r rank."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        matrix_OI: torch.Tensor,
+        bias_O: torch.Tensor | None,
+        a_rI: torch.Tensor,
+        b_Or: torch.Tensor,
+        scaling: float,
+    ) -> torch.Tensor:
+        x_NI = x.reshape(-1, x.shape[-1])
+        low_Nr = x_NI @ a_rI.T
+        out_NO = functional.linear(x_NI, matrix_OI, bias_O).addmm_(low_Nr, b_Or.T, alpha=scaling)
+        ctx.save_for_backward(x_NI, matrix_OI, a_rI, b_Or, low_Nr)
+        ctx.scaling, ctx.shape = scaling, x.shape
+        return out_NO.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, given: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x_NI, matrix_OI, a_rI, b_Or, low_Nr = ctx.saved_tensors
+        given_NO = given.reshape(-1, given.shape[-1])
+        back_Nr = (given_NO @ b_Or).mul_(ctx.scaling)
+        inputs = None
+        if ctx.needs_input_grad[0]:
+            inputs = (given_NO @ matrix_OI).addmm_(back_Nr, a_rI).view(ctx.shape)
+        a = back_Nr.T @ x_NI if ctx.needs_input_grad[3] else None
+        b = (given_NO.T @ low_Nr).mul_(ctx.scaling) if ctx.needs_input_grad[4] else None
+        return inputs, None, None, a, b, None
 
 
 def linear_names(model: PreTrainedModel) -> set[str]:

@@ -159,12 +159,19 @@ def dequantised(layer: Any) -> torch.Tensor:
     return dense.to(torch.float32)  # type: ignore[no-any-return]
 
 
+def frozen_matrix(layer: Any) -> torch.Tensor | None:
+    """What a linear layer multiplies with, where that lies there as one plain matrix."""
+    if isinstance(layer.forward, _DenseForward):
+        return layer.forward.dense
+    return layer.weight if type(layer) is torch.nn.Linear and not layer.weight.requires_grad else None
+
+
 class _DenseForward:
     """A 4-bit layer's forward pass on the cached copy of its weight."""
 
     def __init__(self, dense: torch.Tensor, bias: torch.Tensor | None) -> None:
-        self._dense = dense
+        self.dense = dense
         self._bias = bias
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.linear(x, self._dense, self._bias)
+        return functional.linear(x, self.dense, self._bias)

@@ -94,7 +94,7 @@ def test_cached_fp32_copies_give_the_values_and_gradients_of_the_four_bit_layers
         results.append((trainee.policy_logps(ROWS).logps_BT.detach(), gradients(trainee)))
     assert torch.allclose(results[0][0], results[1][0], atol=1e-6)
     for name, gradient in results[0][1].items():
-        assert torch.allclose(gradient, results[1][1][name], atol=1e-6, rtol=1e-5), name
+        assert torch.allclose(gradient, results[1][1][name], atol=1e-5, rtol=1e-4), name
 
 
 def test_a_cached_copy_is_exactly_what_the_four_bits_say(open_bench):
