@@ -4,7 +4,10 @@ Thresholds stand beside their reason. They were chosen on trainings of the embed
 them on others. What is to be done about a finding stands in `monitors`.
 """
 
-from cai.train.alarm_curves import ONE_SIDED, RECENT, Curves, mean, median, standard_error, told, where
+import math
+from collections.abc import Sequence
+
+from cai.train.alarm_curves import ONE_SIDED, RECENT, Curves, Point, mean, median, standard_error, told, where
 from cai.train.alarm_policy import constant_reward
 
 START = 3
@@ -96,7 +99,7 @@ def labels_teach_nothing(curves: Curves) -> str | None:
     if min(len(accuracies), len(margins)) < LABELLED or all(abs(point.value) <= MOTIONLESS for point in margins):
         return None
     learned = mean(accuracies) + ONE_SIDED * standard_error(accuracies) >= BARELY
-    if learned or mean(margins) > APART * standard_error(margins):
+    if learned or mean(margins) > APART * standard_error(margins) or _rises(margins):
         return None
     if loss_explodes(curves) or gradient_explodes(curves) or chosen_falls(curves):
         return None
@@ -105,6 +108,12 @@ def labels_teach_nothing(curves: Curves) -> str | None:
         f"rewards/accuracies {mean(accuracies):.2f} and rewards/margins {mean(margins):.2g} on average "
         f"{where(accuracies)}; loss {told(loss)} (ln 2 is 0.693); grad_norm {told(curves.of('grad_norm')[-RECENT:])}"
     )
+
+
+def _rises(margins: Sequence[Point]) -> bool:
+    """Losses without a reference begin with the margins of the base, far below zero, and pass through it."""
+    early, late = margins[: len(margins) // 2], margins[len(margins) // 2 :]
+    return mean(late) - mean(early) > APART * math.hypot(standard_error(early), standard_error(late))
 
 
 def nothing_moves(curves: Curves) -> str | None:

@@ -350,3 +350,12 @@ def test_the_guide_has_a_row_for_every_alarm_and_every_metric_of_probes() -> Non
     probed = {*alarm_answers.LENGTHS, *alarm_answers.REFUSALS}
     probed |= {*alarm_answers.HIGHER_IS_BETTER, *alarm_answers.LOWER_IS_BETTER}
     assert probed <= told
+
+
+def test_a_loss_without_a_reference_passes_through_a_half_and_is_no_alarm() -> None:
+    """Its margins begin where the base stands, far below zero: on average they are nothing, and they rise."""
+    climb = PAIRS | {
+        "rewards/accuracies": lambda i: min(1.0, 0.1 + 0.03 * i),
+        "rewards/margins": lambda i: -2.0 + 0.15 * i,
+    }
+    assert "labels-teach-nothing" not in {alarm.kind for alarm in watch(rows(28, climb))}
