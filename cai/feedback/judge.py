@@ -21,6 +21,7 @@ from cai.models.protocol import Model
 from cai.records import Lineage, Preference, PreferenceKind, Reject, Verdict, content_id
 from cai.statistics import tempered
 
+ROUNDING = 1e-9
 CLAMP = 0.6
 """The surest label of a judge that reasons: thinking makes it more certain than it is right (arXiv 2212.08073)."""
 
@@ -153,13 +154,18 @@ def decide(verdicts: Sequence[Verdict], weights: Sequence[float], settings: Judg
         pool([verdict.p_first for verdict in verdicts], weights),
         pool([verdict.p_first_swapped for verdict in verdicts], weights),
     )
-    p, shown_first, shown_second = (tempered(each, settings.temperature) for each in pooled)
+    p, shown_first, shown_second = (_settled(tempered(each, settings.temperature)) for each in pooled)
     opposed = (shown_first - 0.5) * (shown_second - 0.5) < 0
     surest_of_both = min(max(q, 1 - q) for q in (shown_first, shown_second))
     label = min(max(p, 1 - CLAMP), CLAMP) if settings.reasoning else p
     if opposed:
         return Decision(label, "contradiction" if surest_of_both >= settings.contradiction_beyond else "tie", 0.0)
     return Decision(label, "tie" if max(p, 1 - p) < settings.tie_below else "preferred", surest_of_both)
+
+
+def _settled(p: float) -> float:
+    """One half, where only rounding keeps a probability from it."""
+    return 0.5 if abs(p - 0.5) < ROUNDING else p
 
 
 def pool(ps: Sequence[float], weights: Sequence[float]) -> float:

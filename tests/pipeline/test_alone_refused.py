@@ -102,6 +102,7 @@ def test_too_few_rows_for_kto_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_folder_of_another_training_is_refused_by_what_differs(
     made: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    made("sft")
     unloaded(monkeypatch)
     with pytest.raises(InputError, match=r"belongs to another training \(epochs 1 there, 3 here\); name "):
         trained(asked("sft", made("sft"), "epochs=3"))
