@@ -114,7 +114,8 @@ def work_of(update: Sequence[Pair]) -> Work:
     positions = sum(packed_length([row.chosen, row.rejected]) - 2 for row in rows_of(update))
     scored = sum(len(p.chosen) + len(p.rejected) for p in update)
     tokens = scored + sum(2 * len(p.prompt) for p in update)
-    return Work(tokens, trained=positions, scored=scored, read=positions, told=scored)
+    cells = sum(training.cells(len(p.prompt), len(p.chosen) - 1, len(p.rejected) - 1) for p in update)
+    return Work(tokens, trained=positions, scored=scored, read=positions, told=scored, cells=4 * cells)
 
 
 def main() -> None:

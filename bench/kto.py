@@ -77,13 +77,16 @@ def work_of(update: list[KtoRow]) -> Work:
     prompts = sum(len(row.tokens.prompt_ids) for row in update)
     scored = sum(len(row.tokens.completion_ids) for row in update)
     ends = len(update)
-    trained = prompts + scored - ends
+    shapes = [(len(row.tokens.prompt_ids), len(row.tokens.completion_ids) - 1) for row in update]
+    own = sum(training.cells(prompt, answer) for prompt, answer in shapes)
+    strange = sum(training.cells(shapes[k][0], shapes[k - 1][1]) - training.cells(shapes[k][0]) for k in range(ends))
     return Work(
         prompts + scored,
-        trained=trained,
+        trained=prompts + scored - ends,
         scored=scored,
         read=prompts + 2 * (scored - ends) + (scored - ends),
         told=3 * scored,
+        cells=4 * own + 2 * strange,
     )
 
 

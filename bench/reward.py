@@ -70,7 +70,8 @@ def work_of(update: Sequence[Pair]) -> Work:
     """A score is one number, so there is no head to speak of."""
     positions = sum(packed_length([row.chosen, row.rejected]) for row in rows_of(update))
     tokens = sum(2 * len(p.prompt) + len(p.chosen) + len(p.rejected) for p in update)
-    return Work(tokens, trained=positions, scored=0)
+    cells = sum(training.cells(len(p.prompt), len(p.chosen), len(p.rejected)) for p in update)
+    return Work(tokens, trained=positions, scored=0, cells=3 * cells)
 
 
 def main() -> None:

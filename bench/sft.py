@@ -67,7 +67,8 @@ def work_of(update: list[TokenRow]) -> Work:
     """The last token of an answer predicts nothing, so it needs no pass."""
     scored = sum(len(row.completion_ids) for row in update)
     tokens = scored + sum(len(row.prompt_ids) for row in update)
-    return Work(tokens, trained=tokens - len(update), scored=scored)
+    cells = sum(training.cells(len(row.prompt_ids), len(row.completion_ids) - 1) for row in update)
+    return Work(tokens, trained=tokens - len(update), scored=scored, cells=3 * cells)
 
 
 def main() -> None:

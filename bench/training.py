@@ -9,7 +9,7 @@ The floor counts, of a batch, what no implementation can leave out: 2 FLOPs for 
 position, once forward and once backward to the inputs (frozen weights need no more), 2 + 4 for each LoRA weight, 2 for
 each of the reference's, the same of the head at completion tokens alone, with every shared prompt once and no position
 after which nothing is predicted. It runs at the rate of a large fp32 `torch.mm`, measured in turn with the rest.
-Attention is left out, which makes the bar higher.
+Attention is left out, which makes the bar higher; the facts of a result also tell the floor with it.
 """
 
 import argparse
@@ -214,17 +214,34 @@ class Work:
     scored: int
     read: int = 0
     told: int = 0
+    cells: int = 0
+    """Queries × the keys that each of them sees: three times where there are gradients, once where there are none."""
 
     @property
     def flops(self) -> float:
-        size = SIZES["13M"]
-        width, inner, layers = size["hidden_size"], size["intermediate_size"], size["num_hidden_layers"]
+        width, inner, layers = dimensions()
         shapes = [(width, width)] * 4 + [(width, inner)] * 3
         linear = layers * sum(a * b for a, b in shapes)
         lora = layers * sum(LORA.rank * (a + b) for a, b in shapes)
         head = 32_000 * width
         of_policy = self.trained * (4 * linear + 6 * lora) + self.scored * 4 * head
         return of_policy + self.read * 2 * linear + self.told * 2 * head
+
+    @property
+    def attention(self) -> float:
+        width, _, layers = dimensions()
+        return 4.0 * width * layers * self.cells
+
+
+def dimensions() -> tuple[int, int, int]:
+    """Width, inner width and layers of the model."""
+    size = SIZES["13M"]
+    return size["hidden_size"], size["intermediate_size"], size["num_hidden_layers"]
+
+
+def cells(prompt: int, *answers: int) -> int:
+    """Queries × keys of a prompt and of what goes on from it, each position seeing those before it."""
+    return sum(n * before + n * (n + 1) // 2 for n, before in [(prompt, 0), *((answer, prompt) for answer in answers)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +338,7 @@ def conclude(bench: Bench, found: Mapping[str, Taken], trials: Trials, chosen: C
     speed = statistics.median(4 * 2 * SIDE**3 / seconds for seconds in found["matrix"].seconds[1:])
     floor = statistics.median(work.tokens / (work.flops / speed) for work in bench.work[1:])
     share = round(rate(bench, ours) / floor, 3)
+    attended = statistics.median(work.tokens / ((work.flops + work.attention) / speed) for work in bench.work[1:])
     results = [
         compared(
             f"tokens/s against TRL at {chosen.fastest}", rate(bench, ours), rate(bench, trl), bench.bars.trl, share
@@ -338,6 +356,7 @@ def conclude(bench: Bench, found: Mapping[str, Taken], trials: Trials, chosen: C
     )
     facts = {
         "gflops": round(speed / 1e9, 1),
+        "floor": {"linear": round(floor), "with attention": round(attended)},
         "loss_gap": gaps,
         "losses": {name: side.losses for name, side in found.items() if name != "matrix"},
         "seconds": {name: side.seconds for name, side in found.items()},
