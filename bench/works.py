@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,11 +68,14 @@ class Scene:
     limit: int = 480
     """Prompts that policies learn on."""
 
-    def pairs(self) -> "list[PairRow]":
+    def pairs(self, others: bool = False) -> "list[PairRow]":
+        """Those of the model's own answers, or those of other models'."""
         from cai.train.reference import PairRow
 
         rows = []
         for each in self.preferences:
+            if each.origin.startswith("imported") != others:
+                continue
             chosen, rejected = (
                 self.workbench.encode(each.prompt.messages, answer) for answer in (each.chosen, each.rejected)
             )
@@ -122,9 +125,7 @@ def reward_model(scene: Scene) -> "tuple[Scorer, RewardFacts]":
     if not (scene.rewards / "adapter").is_dir():
         scorer = scene.workbench.scoring_trainee(None, derive(scene.seed, "reward"))
         config = RewardConfig.model_validate({"seed": scene.seed, **REWARD})
-        compared = [pair for pair in scene.preferences if pair.origin.startswith("imported")]
-        rows = replace(scene, preferences=compared).pairs()
-        for _ in train_reward(config, rows, scorer, scene.rewards, never):
+        for _ in train_reward(config, scene.pairs(others=True), scorer, scene.rewards, never):
             pass
         scene.workbench.release(scorer)
     facts = read_facts(scene.rewards / "adapter")
