@@ -10,13 +10,16 @@ import hashlib
 import json
 import types
 import typing
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 Role = Literal["system", "user", "assistant", "tool"]
 PreferenceKind = Literal["preferred", "tie", "contradiction"]
 Record = TypeVar("Record")
-_LEAVES = (str, int, float, bool, type(None))
+_LEAVES = frozenset((str, int, float, bool, type(None)))
+_LINES = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_Reader = Callable[[object], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,18 +161,24 @@ def new_prompt(
 
 def as_dict(record: object) -> dict[str, object]:
     """A record as plain JSON values, fields in their declared order."""
-    assert dataclasses.is_dataclass(record) and not isinstance(record, type), record
-    return {f.name: _plain(getattr(record, f.name)) for f in dataclasses.fields(record)}
+    plain: dict[str, object] = {}
+    for name in _names(typing.cast(Hashable, type(record))):
+        value = getattr(record, name)
+        plain[name] = value if type(value) in _LEAVES else _plain(value)
+    return plain
 
 
 def to_line(record: object) -> str:
     """One JSON line, without the line end."""
-    return json.dumps(as_dict(record), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _LINES.encode(as_dict(record))
 
 
 def from_dict(kind: type[Record], value: object) -> Record:
     """The record that `as_dict` wrote. A value of another shape raises `ValueError` with the field's name."""
-    return typing.cast(Record, _restore(kind, value, kind.__name__))
+    try:
+        return typing.cast(Record, _reader(typing.cast(Hashable, kind))(value))
+    except _MisfitError as error:
+        raise ValueError(f"{kind.__name__}{error.place}: {error.problem}") from error.__cause__
 
 
 def from_line(kind: type[Record], line: str) -> Record:
@@ -177,52 +186,102 @@ def from_line(kind: type[Record], line: str) -> Record:
 
 
 def _plain(value: object) -> object:
-    if type(value) in _LEAVES:
-        return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return as_dict(value)
     if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    return value
-
-
-def _restore(kind: object, value: object, place: str) -> object:
-    # Most values are leaves of the right type; asking what an annotation means takes longer than all else.
-    if kind is type(value) and kind in _LEAVES:
-        return value
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise ValueError(f"{place}: expected an object, got {value!r}")
-        hints = _hints(kind)
-        unknown, known = value.keys() - hints.keys(), [f for f in dataclasses.fields(kind) if f.name in value]
-        if unknown:
-            raise ValueError(f"{place}: unknown field {min(unknown)!r}")
-        try:
-            return kind(**{f.name: _restore(hints[f.name], value[f.name], f"{place}.{f.name}") for f in known})
-        except TypeError as error:
-            raise ValueError(f"{place}: {error}") from error
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"{place}: expected a list, got {value!r}")
-        return tuple(_restore(args[0], v, f"{place}[{i}]") for i, v in enumerate(value))
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        return _restore(next(a for a in args if a is not type(None)), value, place)
-    if origin is Literal:
-        if value not in args:
-            raise ValueError(f"{place}: expected one of {', '.join(map(str, args))}, got {value!r}")
-        return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    expected = origin or kind
-    if not isinstance(expected, type) or not isinstance(value, expected):
-        raise ValueError(f"{place}: expected {getattr(expected, '__name__', expected)}, got {value!r}")
-    return value
+        return [v if type(v) in _LEAVES else _plain(v) for v in value]
+    return as_dict(value) if dataclasses.is_dataclass(value) else value
 
 
 @functools.cache
-def _hints(kind: type) -> dict[str, object]:
-    # Resolving the annotations anew for each record takes more time than all the rest of reading it.
-    return typing.get_type_hints(kind)
+def _names(kind: Hashable) -> tuple[str, ...]:
+    assert isinstance(kind, type) and dataclasses.is_dataclass(kind), kind
+    return tuple(field.name for field in dataclasses.fields(kind))
+
+
+class _MisfitError(Exception):
+    """What is wrong with a value; the place grows while the error rises."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem, self.place = problem, ""
+
+    def within(self, step: str) -> "_MisfitError":
+        self.place = step + self.place
+        return self
+
+
+@functools.cache
+def _reader(kind: Hashable) -> _Reader:
+    """What turns a plain value into one of this kind. Asking what an annotation means takes longer than all the rest of
+    reading a record, so it is asked once."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return _record_reader(kind)
+    if origin is tuple:
+        return _tuple_reader(args[0])
+    if origin in (typing.Union, types.UnionType):
+        inner = _reader(next(a for a in args if a is not type(None)))
+        return lambda value: None if value is None else inner(value)
+    if origin is Literal:
+        return functools.partial(_choice, args)
+    expected = origin or kind
+    assert isinstance(expected, type), kind
+    return functools.partial(_leaf, expected)
+
+
+def _record_reader(kind: type) -> _Reader:
+    hints = typing.get_type_hints(kind)
+    fields = {name: (hints[name], _reader(hints[name])) for name in _names(kind)}
+
+    def read(value: object) -> object:
+        if not isinstance(value, dict):
+            raise _MisfitError(f"expected an object, got {value!r}")
+        if unknown := value.keys() - fields.keys():
+            raise _MisfitError(f"unknown field {min(unknown)!r}")
+        given = {}
+        for name, held in value.items():
+            hint, restore = fields[name]
+            # Most values are leaves of the right type, for which even a call is dear.
+            if hint is type(held) and hint in _LEAVES:
+                given[name] = held
+                continue
+            try:
+                given[name] = restore(held)
+            except _MisfitError as error:
+                raise error.within(f".{name}") from error.__cause__
+        try:
+            return kind(**given)
+        except TypeError as error:
+            raise _MisfitError(str(error)) from error
+
+    return read
+
+
+def _tuple_reader(kind: Hashable) -> _Reader:
+    restore = _reader(kind)
+
+    def read(value: object) -> object:
+        if not isinstance(value, list | tuple):
+            raise _MisfitError(f"expected a list, got {value!r}")
+        made = []
+        for place, held in enumerate(value):
+            try:
+                made.append(restore(held))
+            except _MisfitError as error:
+                raise error.within(f"[{place}]") from error.__cause__
+        return tuple(made)
+
+    return read
+
+
+def _choice(known: tuple[object, ...], value: object) -> object:
+    if value not in known:
+        raise _MisfitError(f"expected one of {', '.join(map(str, known))}, got {value!r}")
+    return value
+
+
+def _leaf(kind: type, value: object) -> object:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind):
+        raise _MisfitError(f"expected {kind.__name__}, got {value!r}")
+    return value

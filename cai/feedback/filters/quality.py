@@ -125,7 +125,7 @@ def quality_of(text: str) -> Quality:
         return Quality("repetition", repeated)
     if len(tokens) < MIN_WORDS or not _is_english(low, plain):
         return Quality("prose", 0.0, judged=False)
-    values = features(plain, model.follows, model.unseen)
+    values = features(plain, model.follows, model.unseen, tokens)
     scaled = [(v - m) / s for v, m, s in zip(values, model.means, model.scales, strict=True)]
     scores = {
         name: w[-1] + math.fsum(a * b for a, b in zip(w, scaled, strict=False)) for name, w in model.weights.items()
@@ -137,13 +137,15 @@ def quality_of(text: str) -> Quality:
     return Quality(worst if p_poor > 0.5 else "prose", p_poor)
 
 
-def features(text: str, follows: dict[str, float], unseen: float) -> list[float]:
-    """Numbers that do not depend on how long the text is, once it has a few dozen words."""
+def features(text: str, follows: dict[str, float], unseen: float, tokens: Sequence[str] = ()) -> list[float]:
+    """Numbers that do not depend on how long the text is, once it has a few dozen words. Who has its words as `_WORD`
+    finds them may hand them over."""
     lines = [line for line in text.split("\n") if line.strip()]
     bullets = len(_BULLET.findall(text)) / max(len(lines), 1)
     # Lists and headings are as honest as the sentences in them.
-    text = _MARKDOWN.sub("", _BULLET.sub("", text))
-    tokens = _WORD.findall(text)
+    plain = _MARKDOWN.sub("", _BULLET.sub("", text))
+    if plain != text or not tokens:
+        text, tokens = plain, _WORD.findall(plain)
     low = [token.lower() for token in tokens]
     alpha = [token for token in low if token[0].isalpha()]
     words = Counter(alpha)

@@ -79,11 +79,14 @@ def text_rows(path: Path) -> Iterator[TextRow]:
 
 def parsed(text: str) -> object:
     """A JSON value. NaN and infinity are not JSON, though Python reads and writes them."""
-    return json.loads(text, parse_constant=_no_number)
+    return _STRICT.decode(text)
 
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
+
+
+_STRICT = json.JSONDecoder(parse_constant=_no_number)
 
 
 @contextmanager
@@ -186,11 +189,10 @@ _BETWEEN = re.compile(r"\s*(,|\])\s*")
 def _array_rows(path: Path) -> Iterator[SourceRow]:
     """The elements of one array, read in blocks: a file of gigabytes needs no more than its largest row."""
     with _opened(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as handle:
-        decoder = json.JSONDecoder(parse_constant=_no_number)
         text, line, at_end = "", 1, False
         at, begun = 0, False
         while True:
-            step = _next_element(decoder, text, at, begun)
+            step = _next_element(text, at, begun)
             if step is None and not at_end:
                 line += text.count("\n", 0, at)
                 block = _read_block(handle, path, line)
@@ -221,7 +223,7 @@ class _Element:
     end: int
 
 
-def _next_element(decoder: json.JSONDecoder, text: str, at: int, begun: bool) -> _Element | str | None:
+def _next_element(text: str, at: int, begun: bool) -> _Element | str | None:
     """The next element; None when the text ends too early to tell; a message when it cannot be one."""
     if not begun:
         at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
@@ -239,7 +241,7 @@ def _next_element(decoder: json.JSONDecoder, text: str, at: int, begun: bool) ->
             return _Element(None, at, -1)
         start = between.end()
     try:
-        value, end = decoder.raw_decode(text, start)
+        value, end = _STRICT.raw_decode(text, start)
     except RecursionError:
         return "a row is nested too deeply"
     except ValueError as error:
