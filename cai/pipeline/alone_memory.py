@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from cai.errors import InputError
 from cai.models.local.finding import find_model
 from cai.models.local.fitting import nearest, require, setup_for
-from cai.models.local.heap import save_memory_if_scarce
+from cai.models.local.heap import suit_memory
 from cai.models.local.machine import free_memory, total_memory
 from cai.models.local.memory import Device, Generating, Method, Training, Work, need
 from cai.models.local.shape import shape_of
@@ -30,7 +30,7 @@ def make_room(place: str, spec: ModelSpec, works: Sequence[Work], *, check: bool
     room = free_memory(where) + need(setup).of("before loading")
     wanted = {work: need(setup, work) for work in works}
     if where == "cpu":
-        save_memory_if_scarce(max(each.bytes for each in wanted.values()), room)
+        suit_memory(max(each.bytes for each in wanted.values()), room)
     for work, each in wanted.items():
         if check and each.bytes > room:
             require(place, where, each, room, nearest(setup, work, room))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cai.errors import InputError
 from cai.models.local.fitting import Nearest, advice, cards_for, fits, gib, nearest, require, room_of, setup_for
-from cai.models.local.heap import save_memory_if_scarce
+from cai.models.local.heap import suit_memory
 from cai.models.local.lengths import token_counter
 from cai.models.local.machine import free_memory, total_memory
 from cai.models.local.memory import Device, PhaseNeed, Setup, need, peak
@@ -116,7 +116,7 @@ def make_room(pipeline: Pipeline, stages: Sequence[Stage], *, check: bool = True
     wanted = {stage.name for stage in stages}
     ahead = [stage for stage in made.stages if stage.work.stage in wanted]
     if where == "cpu":
-        save_memory_if_scarce(max(stage.bytes for stage in ahead), room)
+        suit_memory(max(stage.bytes for stage in ahead), room)
     for stage in ahead:
         if check and stage.bytes > room:
             place = f"{pipeline.path}: stage {stage.work.stage}"

@@ -113,7 +113,7 @@ def test_a_run_that_does_not_fit_is_refused_with_the_nearest_setting(
     room = training.bytes - whole.loading.of("before loading") - 1
     monkeypatch.setattr(planning, "free_memory", lambda _device: room)
     asked: list[tuple[int, int]] = []
-    monkeypatch.setattr(planning, "save_memory_if_scarce", lambda *numbers: asked.append(numbers))
+    monkeypatch.setattr(planning, "suit_memory", lambda *numbers: asked.append(numbers))
     with pytest.raises(InputError) as caught:
         make_room(quickstart, quickstart.stages)
     told = str(caught.value)

@@ -5,8 +5,12 @@ A pure function of the rows; the attention over it is `packed`'s.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from cai.models.local.packed import Entry
+
+Told = Literal["tokens", "states", "end"]
+"""What is asked of a row: the states that predict its completion's tokens, those and the state after, or that alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +26,21 @@ class Layout:
     ids: tuple[int, ...]
     positions: tuple[int, ...]
     entries: tuple[Entry, ...]
+    asked: tuple[int, ...]
+    """The packed positions whose output anything is read from, rising."""
+    last: tuple[Entry, ...]
+    """The entries of a layer that only those look out of."""
     told: tuple[tuple[int, ...], ...]
-    """For each row the packed positions from its prompt's last token on: where a completion's tokens are told."""
+    """For each row, which of those asked are its own, in reading order."""
 
 
-def lay_out(rows: Sequence[TokenRow], *, ends: bool) -> Layout:
-    """Without `ends` a completion's last token, whose output tells nothing of the row, is left out."""
+def lay_out(rows: Sequence[TokenRow], told: Told) -> Layout:
+    """A completion's last token is left out where its own output is not asked for: nothing else looks at it."""
     ids: list[int] = []
     positions: list[int] = []
     entries: list[Entry] = []
-    told: dict[int, tuple[int, ...]] = {}
+    last: list[Entry] = []
+    places: dict[int, tuple[int, ...]] = {}
     for family in families(rows):
         prompt = rows[family[0]].prompt_ids
         trunk = tuple(range(len(ids), len(ids) + len(prompt)))
@@ -40,7 +49,7 @@ def lay_out(rows: Sequence[TokenRow], *, ends: bool) -> Layout:
         # The longest branch is computed together with the prompt, as one plainly causal text.
         for number, row in enumerate(sorted(family, key=lambda i: (-len(rows[i].completion_ids), i))):
             completion = rows[row].completion_ids
-            branch = completion if ends else completion[:-1]
+            branch = completion[:-1] if told == "tokens" else completion
             own = tuple(range(len(ids), len(ids) + len(branch)))
             ids += branch
             positions += range(len(prompt), len(prompt) + len(branch))
@@ -48,8 +57,15 @@ def lay_out(rows: Sequence[TokenRow], *, ends: bool) -> Layout:
                 entries.append(Entry(trunk + own, len(trunk) + len(own)))
             elif own:
                 entries.append(Entry(trunk + own, len(own)))
-            told[row] = (trunk[-1], *own)
-    return Layout(tuple(ids), tuple(positions), tuple(entries), tuple(told[row] for row in range(len(rows))))
+            places[row] = own[-1:] if told == "end" else (trunk[-1], *own)
+            # The state that a prompt ends in is everybody's, and looked out of once.
+            looking = len(places[row]) - (told != "end" and number > 0)
+            if looking:
+                last.append(Entry(trunk + own, looking))
+    asked = sorted({place for each in places.values() for place in each})
+    at = {place: k for k, place in enumerate(asked)}
+    found = tuple(tuple(at[place] for place in places[row]) for row in range(len(rows)))
+    return Layout(tuple(ids), tuple(positions), tuple(entries), tuple(asked), tuple(last), found)
 
 
 def families(rows: Sequence[TokenRow]) -> list[list[int]]:

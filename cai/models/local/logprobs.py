@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cai.models.local.layout import TokenRow, lay_out, pass_plan
+from cai.models.local.layout import TokenRow, Told, lay_out, pass_plan
 from cai.models.local.network import Network
 
 __all__ = ["TokenLogps", "TokenRow", "batch_plan", "completion_logps", "hidden_at", "rows_hidden"]
@@ -41,7 +41,7 @@ def completion_logps(network: Network, rows: Sequence[TokenRow], temperature: fl
     flat_index: list[int] = []
     parts: list[torch.Tensor] = []
     for group in row_plan(network, rows):
-        hidden_ND = rows_hidden(network, [rows[i] for i in group], ends=False)
+        hidden_ND = rows_hidden(network, [rows[i] for i in group], "tokens")
         targets = [token for i in group for token in rows[i].completion_ids]
         parts.append(network.target_logps(hidden_ND, network.tensor(targets), temperature))
         flat_index += [i * width + t for i in group for t in range(len(rows[i].completion_ids))]
@@ -58,15 +58,15 @@ def row_plan(network: Network, rows: Sequence[TokenRow]) -> list[list[int]]:
     return batch_plan([len(row.prompt_ids) + len(row.completion_ids) for row in rows], MAX_BATCH_TOKENS)
 
 
-def rows_hidden(network: Network, rows: Sequence[TokenRow], *, ends: bool) -> torch.Tensor:
-    """The hidden states (N, D) at each row's positions from its prompt's last token on, one row after the other; those
-    of the completion's last token are among them with `ends`."""
+def rows_hidden(network: Network, rows: Sequence[TokenRow], told: Told) -> torch.Tensor:
+    """The hidden states (N, D) that are asked of each row, one row after the other."""
     if network.packs:
-        layout = lay_out(rows, ends=ends)
-        return network.packed(layout).index_select(0, network.tensor([at for told in layout.told for at in told]))
-    cut = None if ends else -1
+        layout = lay_out(rows, told)
+        return network.packed(layout).index_select(0, network.tensor([at for own in layout.told for at in own]))
+    cut = -1 if told == "tokens" else None
     sequences = [(*row.prompt_ids, *row.completion_ids[:cut]) for row in rows]
-    spans = [range(len(row.prompt_ids) - 1, len(ids)) for row, ids in zip(rows, sequences, strict=True)]
+    firsts = [len(ids) - 1 if told == "end" else len(r.prompt_ids) - 1 for r, ids in zip(rows, sequences, strict=True)]
+    spans = [range(first, len(ids)) for first, ids in zip(firsts, sequences, strict=True)]
     return hidden_at(network, sequences, spans)
 
 

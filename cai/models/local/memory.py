@@ -255,9 +255,12 @@ def _training(setup: Setup, work: Training) -> tuple[Part, ...]:
         held = 1
     adapter = 4 * adapter_parameters(shape, setup.lora)
     each = saved_bytes(setup)
+    # The last layer is whole only at the positions that are scored; of the others it keeps what their keys are made of.
+    asked = min(tokens, work.scored + work.rows)
+    last = asked * each + (tokens - asked) * (4 * shape.width + 2 * _key_width(setup) * setup.width)
     # Every row has its own copy of the keys and values of a prompt that it shares.
     copies = 2 * _key_width(setup) * setup.width * (work.rows * work.length - tokens)
-    saved = shape.layers * (tokens * each + copies)
+    saved = (shape.layers - 1) * tokens * each + last + shape.layers * copies
     if work.checkpointing:
         saved = shape.layers * setup.width * shape.width * tokens + each * tokens + copies
     tile = min(work.scored * shape.vocabulary, TILE_LOGITS[setup.device])
@@ -280,7 +283,8 @@ def saved_bytes(setup: Setup) -> int:
     queries, keys = shape.heads * shape.head_width, shape.key_heads * shape.head_width
     # Queries, keys and values as attention gathers them, what comes out, and that put back in place.
     attention = (3 * queries + 2 * _key_width(setup)) * setup.width + 4 * shape.heads
-    gate = 3 * shape.inner * setup.width  # gate, its activation, and up
+    # Gate and up; where they are not fused, the gate's activation too.
+    gate = (2 if setup.device == "cpu" else 3) * shape.inner * setup.width
     ranks = 4 * lora.rank * len(adapted) // shape.layers
     norms = 4 * (2 * shape.width + (queries + keys if shape.head_norms else 0))
     if setup.width == 4:

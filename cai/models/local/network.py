@@ -17,9 +17,11 @@ from transformers import PreTrainedModel
 from cai.errors import InputError
 from cai.models.local import attention, packed
 from cai.models.local.attention import Pass
+from cai.models.local.fused import fuse
 from cai.models.local.head import LogitForm, token_logps
 from cai.models.local.layout import Layout, TokenRow, lay_out
-from cai.models.local.packed import Packing
+from cai.models.local.narrow import LastLayer, NarrowPacking
+from cai.models.local.packed import KEYWORD, Packing
 
 MAX_TILE_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 25}
 """Logits held at once: 32 MB in fp32 on a CPU, which is no faster with more, 128 MB on a GPU. Above it the head runs in
@@ -44,11 +46,16 @@ class Network:
         layer_types = set(getattr(config, "layer_types", None) or ())
         self._nothing = torch.zeros(1, 1, 1, 1, device=self.device)
         """Stands where transformers expects a mask, so that it builds none."""
+        if self.device.type == "cpu" and self.dtype == torch.float32:
+            fuse(model)
         self._check(place)
         self.decodes = layer_types <= SUPPORTED_LAYERS and self._passes_agree()
         """Whether passes over slots give what the model itself says; if not, only `generate` can decode."""
+        self.narrows = False
+        """Whether the last layer of rows laid end to end is computed at the asked positions alone."""
         self.packs = layer_types <= SUPPORTED_LAYERS and self._packing_agrees()
         """Whether rows laid end to end give what each gives alone; if not, they are padded."""
+        self.narrows = self.packs and self._narrowing_agrees()
 
     @property
     def device(self) -> torch.device:
@@ -81,17 +88,23 @@ class Network:
         return output.last_hidden_state  # type: ignore[no-any-return]
 
     def packed(self, layout: Layout) -> torch.Tensor:
-        """The last hidden states (S, D) of rows laid end to end, with gradients where they are on."""
-        packing = Packing(layout.entries, len(layout.ids), self.device)
+        """The last hidden states (N, D) at the asked positions of rows laid end to end, with gradients where they are
+        on."""
+        narrow = self.narrows and len(layout.asked) < len(layout.ids)
+        size = len(layout.ids)
+        packing = NarrowPacking(layout, self.device) if narrow else Packing(layout.entries, size, self.device)
         with self.packing():
             output = self._decoder(
                 input_ids=self.tensor([layout.ids]),
                 attention_mask=self._nothing,
                 position_ids=self.tensor([layout.positions]),
                 use_cache=False,
-                cai_packing=packing,
+                **{KEYWORD: packing},
             )
-        return output.last_hidden_state[0]  # type: ignore[no-any-return]
+        hidden: torch.Tensor = output.last_hidden_state[0]
+        if narrow or len(layout.asked) == len(layout.ids):
+            return hidden
+        return hidden.index_select(0, self.tensor(layout.asked))
 
     def packing(self) -> AbstractContextManager[None]:
         """Layers of a packed pass run within this, also where the backward pass computes them again."""
@@ -164,7 +177,7 @@ class Network:
             TokenRow(tuple(ids[:4]), tuple(ids[9:])),
             TokenRow(tuple(ids[5:7]), tuple(ids[:3])),
         ]
-        layout = lay_out(rows, ends=True)
+        layout = lay_out(rows, "states")
         errors = []
         try:
             with torch.no_grad():
@@ -176,6 +189,19 @@ class Network:
         except (TypeError, KeyError, AttributeError, RuntimeError, IndexError):
             return False
         return all(error <= 1.0 for error in errors)
+
+    def _narrowing_agrees(self) -> bool:
+        """The same trial with a last layer that is computed where it is asked."""
+        layers = getattr(self._decoder, "layers", None)
+        if not layers:
+            return False
+        own = layers[-1].forward
+        layers[-1].forward = LastLayer(layers[-1])
+        self.narrows = True
+        agrees = self._packing_agrees()
+        if not agrees:
+            layers[-1].forward = own
+        return agrees
 
     def _error(self, own: torch.Tensor, ours: torch.Tensor) -> float:
         """The largest difference, in units of what rounding may explain; NaN where there is one."""

@@ -10,14 +10,14 @@ autograd's: the keys of a shared prompt collect them from every branch. Cached d
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-NAME = "cai_packed"
+NAME, KEYWORD = "cai_packed", "cai_packing"
 MAX_WASTE = 1 << 14
 """Score cells that an entry may waste by joining a longer one; a kernel call of its own costs about as much."""
 MAX_GROUP = 1 << 22
@@ -40,25 +40,37 @@ class Entry:
         return self.queries == len(self.keys)
 
 
-class Packing:
-    """The entries of one pass as gathers that every layer shares."""
+class Attends(Protocol):
+    """What a layer's queries, keys and values are handed to, (S, H, D) and (S, G, D)."""
 
-    def __init__(self, entries: Sequence[Entry], size: int, device: torch.device) -> None:
+    def attend(
+        self, query_SHD: torch.Tensor, key_SGD: torch.Tensor, value_SGD: torch.Tensor, how: "How"
+    ) -> torch.Tensor: ...
+
+
+class Packing:
+    """The entries of one pass as gathers that every layer shares. With `asked`, queries are those positions' alone."""
+
+    def __init__(
+        self, entries: Sequence[Entry], size: int, device: torch.device, asked: Sequence[int] | None = None
+    ) -> None:
         self._groups = [_Group(group, device) for group in _grouped(entries)]
-        queries = [position for group in self._groups for position in group.padded_queries]
+        own = range(size) if asked is None else asked
+        number = {position: k for k, position in enumerate(own)}
+        queries = [number[position] for group in self._groups for position in group.padded_queries]
         keys = [position for group in self._groups for position in group.padded_keys]
         real = [read for group in self._groups for read in group.real(group.most)]
-        self._queries = _Gather.of(queries, real, size, device)
+        self._queries = _Gather.of(queries, real, len(own), device)
         self._keys = _Gather.of(keys, [read for group in self._groups for read in group.real(None)], size, device)
         self._counts = [(len(group.padded_queries), len(group.padded_keys)) for group in self._groups]
         self._unread = torch.tensor([k for k, read in enumerate(real) if not read], dtype=torch.long, device=device)
         """Queries that only pad a group: nobody reads what comes of them."""
         place = {position: k for k, position in enumerate(queries) if real[k]}
-        assert len(place) == size == sum(real), "each packed position is one entry's query"
-        self._place_S = torch.tensor([place[position] for position in range(size)], device=device)
+        assert len(place) == len(own) == sum(real), "each position is one entry's query"
+        self._place_S = torch.tensor([place[k] for k in range(len(own))], device=device)
 
     def attend(
-        self, query_SHD: torch.Tensor, key_SGD: torch.Tensor, value_SGD: torch.Tensor, how: "_How"
+        self, query_SHD: torch.Tensor, key_SGD: torch.Tensor, value_SGD: torch.Tensor, how: "How"
     ) -> torch.Tensor:
         counts = [list(each) for each in zip(*self._counts, strict=True)]
         queries = self._queries(query_SHD).split(counts[0])
@@ -137,7 +149,7 @@ class _Placed(torch.autograd.Function):
 
 
 @dataclass(frozen=True, slots=True)
-class _How:
+class How:
     scale: float
     window: int | None
     softcap: float | None
@@ -176,7 +188,7 @@ class _Group:
         rows = [[*e.keys, *[e.keys[-1]] * (self.length - len(e.keys))] for e in self.entries]
         return [position for row in rows for position in row]
 
-    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, how: _How) -> torch.Tensor:
+    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, how: How) -> torch.Tensor:
         query, key, value = (
             tensor.view(len(self.entries), -1, *tensor.shape[1:]).transpose(1, 2) for tensor in (queries, keys, values)
         )
@@ -230,7 +242,7 @@ def _grouped(entries: Sequence[Entry]) -> list[list[Entry]]:
 
 
 def _capped(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: torch.Tensor | None, how: _How
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: torch.Tensor | None, how: How
 ) -> torch.Tensor:
     """Attention with soft-capped scores, which no fused kernel knows."""
     assert how.softcap is not None
@@ -254,9 +266,9 @@ def attend_packed(
     **also: Any,
 ) -> tuple[torch.Tensor, None]:
     """The attention function that transformers calls for each layer; the packing comes through the model's keywords."""
-    packing: Packing = also["cai_packing"]
+    packing: Attends = also[KEYWORD]
     scale = query_1HSD.shape[-1] ** -0.5 if scaling is None else scaling
-    how = _How(scale, also.get("sliding_window") or getattr(module, "sliding_window", None), also.get("softcap"))
+    how = How(scale, also.get("sliding_window") or getattr(module, "sliding_window", None), also.get("softcap"))
     query_SHD, key_SGD, value_SGD = (tensor[0].transpose(0, 1) for tensor in (query_1HSD, key_1GSD, value_1GSD))
     out_SHD = packing.attend(query_SHD, key_SGD, value_SGD, how)
     return out_SHD[None], None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from cai.models.local.layout import TokenRow
+from cai.models.local.layout import TokenRow, Told
 from cai.models.local.logprobs import row_plan, rows_hidden
 from cai.models.local.network import Network
 
@@ -27,28 +27,25 @@ class TokenValues:
 
 def row_scores(network: Network, head_1D: torch.Tensor, rows: Sequence[TokenRow]) -> torch.Tensor:
     """The scalar (B) at each row's last token."""
-    return torch.cat([scalars[-1:] for scalars in _scalars(network, head_1D, rows, last=True)])
+    return torch.cat(_scalars(network, head_1D, rows, "end"))
 
 
 def completion_values(network: Network, head_1D: torch.Tensor, rows: Sequence[TokenRow]) -> TokenValues:
     """The scalars at every position from the prompt's last token on."""
-    scalars = _scalars(network, head_1D, rows, last=False)
+    scalars = _scalars(network, head_1D, rows, "states")
     lengths_B = network.tensor([len(row.completion_ids) for row in rows])
     mask_BT = torch.arange(int(lengths_B.max()), device=lengths_B.device) < lengths_B[:, None]
     values_BT = torch.nn.utils.rnn.pad_sequence([values[:-1] for values in scalars], batch_first=True)
     return TokenValues(values_BT, mask_BT, torch.stack([values[-1] for values in scalars]))
 
 
-def _scalars(network: Network, head_1D: torch.Tensor, rows: Sequence[TokenRow], *, last: bool) -> list[torch.Tensor]:
-    """The scalars of each row from its prompt's last token on, or of its last token alone, in the order of the rows."""
+def _scalars(network: Network, head_1D: torch.Tensor, rows: Sequence[TokenRow], told: Told) -> list[torch.Tensor]:
+    """The scalars at the states that are asked of each row, in the order of the rows."""
     assert rows and all(row.prompt_ids and row.completion_ids for row in rows), "a row needs a prompt and a completion"
     found: dict[int, torch.Tensor] = {}
     for group in row_plan(network, rows):
-        hidden_ND = rows_hidden(network, [rows[i] for i in group], ends=True)
-        counts = [len(rows[i].completion_ids) + 1 for i in group]
-        if last:
-            hidden_ND = hidden_ND.index_select(0, network.tensor(counts).cumsum(0) - 1)
-            counts = [1] * len(group)
+        hidden_ND = rows_hidden(network, [rows[i] for i in group], told)
+        counts = [1 if told == "end" else len(rows[i].completion_ids) + 1 for i in group]
         scalars_N = functional.linear(hidden_ND.to(head_1D.dtype), head_1D)[:, 0]
         found |= dict(zip(group, scalars_N.split(counts), strict=True))
     return [found[i] for i in range(len(rows))]

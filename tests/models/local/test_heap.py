@@ -8,14 +8,14 @@ import pytest
 
 SCRIPT = """
 import sys, torch
-from cai.models.local.heap import LOOSE, save_memory_if_scarce
+from cai.models.local.heap import LOOSE, suit_memory
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
 
 needed = 1 << 30
 room = needed * (LOOSE + (1 if sys.argv[1] == "plenty" else -1))
-assert save_memory_if_scarce(needed, room) == (sys.argv[1] == "scarce")
+assert suit_memory(needed, room) == (sys.argv[1] == "scarce")
 keep, go = [], []
 first = torch.ones(4 << 20)  # 16 MiB: freeing it raises the threshold that glibc sets itself
 del first

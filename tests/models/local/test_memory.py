@@ -88,10 +88,10 @@ def test_keys_and_values_of_a_position(llama: Shape) -> None:
 
 def test_what_a_token_leaves_in_a_layer_for_the_backward_pass() -> None:
     """fp32, D = A = K = 192, F = 512, r = 16: both norms' inputs 2·4·192; queries, keys, values and the result, once
-    more where it belongs, 5·4·192, a logarithm for each of 6 heads 4·6; gate, its activation and up 3·4·512; both
+    more where it belongs, 5·4·192, a logarithm for each of 6 heads 4·6; gate and up 2·4·512; both
     norms' outputs and the product 4·(2·192 + 512); seven adapters' inner values 7·4·16."""
     setup = Setup(shape_from_config(EMBEDDED), "none", "cpu")
-    assert saved_bytes(setup) == 1536 + (3840 + 24) + 6144 + 3584 + 448
+    assert saved_bytes(setup) == 1536 + (3840 + 24) + 4096 + 3584 + 448
 
 
 def test_the_parts_of_a_training_are_named_and_add_up(llama: Shape) -> None:
@@ -121,15 +121,22 @@ def test_a_prompt_that_two_rows_share_is_computed_once_and_its_keys_are_copied(l
     assert work.tokens == 2 * (2048 - 600)
     setup = Setup(llama)
     copies = 2 * 8 * 128 * 2 * 2 * 600
-    assert need(setup, work).of("activations") == 32 * (work.tokens * saved_bytes(setup) + copies)
+    whole = 31 * work.tokens * saved_bytes(setup) + last_layer(setup, work)
+    assert need(setup, work).of("activations") == whole + 32 * copies
+
+
+def last_layer(setup: Setup, work: Training) -> int:
+    """Whole where a completion's tokens are told; of other positions, a normed input (fp32) and its keys and values."""
+    asked = work.scored + work.rows
+    keys = 2 * setup.shape.key_heads * setup.shape.head_width * setup.width
+    return asked * saved_bytes(setup) + (work.tokens - asked) * (4 * setup.shape.width + keys)
 
 
 def test_checkpointing_keeps_the_inputs_of_layers_and_one_whole_layer(llama: Shape) -> None:
     setup = Setup(llama)
-    plain, again = (
-        need(setup, Training("sft", 4, 1024, 2048, checkpointing=c)).of("activations") for c in (False, True)
-    )
-    assert plain == 32 * 4096 * saved_bytes(setup)
+    works = [Training("sft", 4, 1024, 2048, checkpointing=c) for c in (False, True)]
+    plain, again = (need(setup, work).of("activations") for work in works)
+    assert plain == 31 * 4096 * saved_bytes(setup) + last_layer(setup, works[0])
     assert again == 4096 * (32 * 2 * 4096 + saved_bytes(setup))
 
 

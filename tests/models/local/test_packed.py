@@ -29,7 +29,7 @@ def load(folder) -> Network:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
     model.requires_grad_(False)
     network = Network(model, str(folder))
-    assert network.packs
+    assert network.packs and network.narrows
     return network
 
 
@@ -94,14 +94,43 @@ def test_what_one_row_says_does_not_hang_on_its_neighbours(make_model):
 
 
 def test_a_shared_prompt_is_laid_out_once_and_every_row_ends_after_its_own_tokens():
-    layout = lay_out(ROWS, ends=True)
+    layout = lay_out(ROWS, "states")
     assert families(ROWS) == [[0, 2, 3], [1, 5], [4]]
     assert len(layout.ids) == packed_length(ROWS) == 24 + 5 + 1 + 12 + 2 + 2 + 2 + 2
     for row, told in zip(ROWS, layout.told, strict=True):
-        assert tuple(layout.ids[at] for at in told) == (row.prompt_ids[-1], *row.completion_ids)
+        assert tuple(layout.ids[layout.asked[at]] for at in told) == (row.prompt_ids[-1], *row.completion_ids)
         first = len(row.prompt_ids) - 1
-        assert [layout.positions[at] for at in told] == list(range(first, first + len(told)))
-    assert len(lay_out(ROWS, ends=False).ids) == packed_length(ROWS) - len(ROWS)
+        assert [layout.positions[layout.asked[at]] for at in told] == list(range(first, first + len(told)))
+    assert len(lay_out(ROWS, "tokens").ids) == packed_length(ROWS) - len(ROWS)
+
+
+@pytest.mark.parametrize(("told", "count"), [("tokens", 20), ("states", 26), ("end", 6)])
+def test_what_is_asked_of_rows_is_looked_out_of_once(told, count):
+    layout = lay_out(ROWS, told)
+    assert len(layout.asked) == count == sum(entry.queries for entry in layout.last)
+    assert {place for own in layout.told for place in own} == set(range(count))
+    ends = [layout.ids[layout.asked[own[-1]]] for own in layout.told]
+    before = [(row.prompt_ids + row.completion_ids)[-2] for row in ROWS]
+    assert ends == (before if told == "tokens" else [row.completion_ids[-1] for row in ROWS])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_narrow_last_layer_changes_nothing_but_the_work(make_model, kind):
+    network = load(make_model(kind))
+    seen = []
+    network.model.base_model.layers[-1].mlp.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
+    head_1D = torch.linspace(-1, 1, 64, dtype=torch.float64)[None]
+
+    def read(network: Network) -> torch.Tensor:
+        return weighed(network) + row_scores(network, head_1D, ROWS) @ torch.tensor(WEIGHTS, dtype=torch.float64)
+
+    ours = measured(network, read)
+    assert seen == [len(lay_out(ROWS, "tokens").asked), len(ROWS)]
+    network.narrows = False
+    theirs = measured(network, read)
+    assert seen[2:] == [len(lay_out(ROWS, "tokens").ids), packed_length(ROWS)]
+    for mine, plain in zip(ours, theirs, strict=True):
+        assert relative_error(mine, plain) < ROUNDING
 
 
 def test_passes_hold_every_row_once_and_no_more_positions_than_allowed():
