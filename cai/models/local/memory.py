@@ -141,6 +141,21 @@ class Training:
 Work = Generating | Judging | Training
 
 
+@dataclass(frozen=True, slots=True)
+class AtOnce:
+    """How much is generated together, at most."""
+
+    rows: int = GENERATE_ROWS
+    tokens: int = GENERATE_TOKENS
+    """Positions of all rows, with room for the longest of them in each."""
+
+    def halved(self) -> "AtOnce":
+        return AtOnce(self.rows // 2, self.tokens // 2)
+
+
+USUAL = AtOnce()
+
+
 def need(setup: Setup, work: Work | None = None) -> PhaseNeed:
     """What doing this work with this model takes; without work, what holding it takes."""
     match work:
