@@ -92,7 +92,7 @@ def attend_fixed(
     window, softcap = also.get("sliding_window"), also.get("softcap")
     scale = query_BH1D.shape[-1] ** -0.5 if scaling is None else scaling
     own_2BGCD = run.known(layer, torch.stack((key_BG1D[:, :, 0], value_BG1D[:, :, 0])))
-    shared = None, None
+    shared: tuple[torch.Tensor | None, torch.Tensor | None] = None, None
     if run.beginning is not None:
         shared = run.beginning.layers[layer], run.shared_mask(window)
     out_BH1D = in_two_parts(query_BH1D * scale, (own_2BGCD, run.mask(window)), shared, softcap)

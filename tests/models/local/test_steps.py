@@ -1,6 +1,6 @@
 """Steps of fixed shapes say what plain steps and transformers' generate say; what cannot be recorded is done plainly.
 
-On a CPU a step is not recorded but run again, on the same memory in the same shapes: everything else is what a GPU does.
+On a CPU a step is not recorded but run again, on the same memory in the same shapes: the rest is what a GPU does.
 """
 
 import logging
@@ -11,13 +11,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from cai.errors import OutOfMemory
 from cai.models.local import steps as steps_module
 from cai.models.local.decode import DecodeRow, Decoding, Memory, decode
 from cai.models.local.memory import AtOnce
 from cai.models.local.network import Network
 from cai.models.local.prefix import MIN_SHARED, Kept
 from cai.models.local.steps import Steps, bucket
-from cai.models.protocol import Sampling
+from cai.models.local.view import LocalModel
+from cai.models.protocol import ChoiceRequest, Request, Sampling
+from cai.records import Message
 
 KINDS = ["Llama", "Qwen3", "Mistral", "Gemma2", "Phi3"]
 GREEDY = Sampling(temperature=0, max_new_tokens=24)
@@ -75,7 +78,7 @@ def test_greedy_steps_of_fixed_shapes_equal_generate_token_for_token(make_model,
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_behind_a_shared_beginning_rows_that_come_and_go_draw_what_they_draw_plainly(make_model, monkeypatch, kind):
-    """Rows end one by one and others take their places, so that shapes change all the time; small buckets change more."""
+    """Rows end one by one and others take their places, so that shapes change all the time, with small buckets more."""
     monkeypatch.setattr(steps_module, "LEAST_COLUMNS", 8)
     network, recorder = exact_network(make_model(kind)), Recorder()
     steps = Steps(network, recorder)
@@ -257,7 +260,9 @@ def test_steps_that_are_recorded_never_look_at_what_is_in_a_tensor(make_model):
     network.model.to("meta")
     network._nothing = network._nothing.to("meta")
     room.slots._layers = [layer.to("meta") for layer in room.slots._layers]
-    beginning = type(room.beginning)([each.to("meta") for each in room.beginning.layers], room.beginning.length.to("meta"))
+    beginning = type(room.beginning)(
+        [each.to("meta") for each in room.beginning.layers], room.beginning.length.to("meta")
+    )
     nowhere = type(room)(room.slots, room.given_2R.to("meta"), room.logits_RV.to("meta"), beginning)
     with torch.inference_mode():
         steps._work(nowhere, 4, 64, 64)
@@ -266,3 +271,81 @@ def test_steps_that_are_recorded_never_look_at_what_is_in_a_tensor(make_model):
 def test_buckets_are_at_most_half_as_large_again_as_what_they_hold():
     assert [bucket(n, 8) for n in (0, 8, 9, 12, 13, 16, 17, 24, 25, 33)] == [8, 8, 12, 12, 16, 16, 24, 24, 32, 48]
     assert all(n <= bucket(n, 1) <= 1.5 * n for n in range(1, 5000))
+
+
+def test_a_view_speaks_through_recorded_steps_and_each_copy_of_its_weights_has_its_own(open_bench, tmp_path):
+    """A trained adapter with its dense copy and without, the base, and a policy at rest between its updates."""
+    bench, recorder = open_bench("nf4"), Recorder()
+    trainee = bench.trainee(None, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    for name, parameter in trainee.parameters().items():
+        if ".lora_B." in name:
+            parameter.data.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    trainee.save(tmp_path)
+    asked = [Request((Message("user", f"say {n}"),), Sampling(0.0, 1.0, 12), logprobs=True) for n in range(4)]
+
+    def said(speaker: LocalModel) -> list[tuple[int, ...]]:
+        bench.forget()
+        return [reply.token_ids for reply in speaker.generate(asked)]
+
+    steps = bench._bench.steps
+    view, base = bench.view(tmp_path), bench.view()
+    plain = said(view), said(base)
+    assert recorder.recorded == 0, "nothing is recorded on a CPU"
+    assert plain[0] != plain[1]
+    steps._record = recorder
+    assert (said(view), said(base), said(view)) == (*plain, plain[0])
+    assert recorder.recorded == 2
+    bench._bench.replicas.forget(view._adapter)
+    assert said(view) == plain[0]
+    assert recorder.recorded == 3, "a new copy lies somewhere else"
+    with trainee.resting() as policy:
+        assert said(policy) == plain[0]
+        assert steps._room is not None
+    assert steps._room is None, "training needs the room"
+    recorded = recorder.recorded
+    for parameter in trainee.parameters().values():
+        parameter.data.mul_(1.5)
+    assert said(trainee.view()) != plain[0]
+    assert recorder.recorded == recorded, "a probe between updates takes no room from training"
+    with trainee.resting() as policy:
+        assert said(policy) == said(trainee.view())
+    bench.release(view)
+    assert not [key for key in steps._recorded if key[0][0] == view._adapter]
+
+
+def test_a_policy_without_a_copy_is_read_as_its_updates_left_it(open_bench):
+    """Updates change weights in place, so that what was recorded before reads what is there now."""
+    bench, recorder = open_bench("nf4"), Recorder()
+    trainee = bench.trainee(None, seed=1)
+    bench._bench.steps._record = recorder
+    bench._bench.replicas._budget = 0
+    asked = [Request((Message("user", "say it"),), Sampling(0.0, 1.0, 12))]
+    with trainee.resting() as policy:
+        before = policy.generate(asked)[0].token_ids
+        for name, parameter in trainee.parameters().items():
+            if ".lora_B." in name:
+                parameter.data.copy_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4)))
+        bench.forget()
+        after = policy.generate(asked)[0].token_ids
+        assert recorder.recorded == 1
+    bench.forget()
+    assert before != after == trainee.view().generate(asked)[0].token_ids
+
+
+def test_out_of_memory_lets_room_and_recordings_go(open_bench):
+    bench = open_bench("none")
+    steps = bench._bench.steps
+    steps._record = Recorder()
+    asked = [Request((Message("user", "say it"),), Sampling(0.0, 1.0, 4))]
+    bench.view().generate(asked)
+    assert steps._room is not None
+
+    def full(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    bench.network.pass_over = full  # type: ignore[method-assign]
+    with pytest.raises(OutOfMemory):
+        bench.view().choose([ChoiceRequest((Message("user", "hi"),), ("a", "b"))])
+    assert steps._room is None
+    assert not steps._recorded
