@@ -45,6 +45,15 @@ class Replicas:
             for layer, forward in before.items():
                 layer.forward = forward
 
+    def __len__(self) -> int:
+        """How many copies there are."""
+        return len(self._held)
+
+    def allow(self, budget: int) -> None:
+        """Hold as many bytes as this from now on; what is there is made anew."""
+        self._budget = budget
+        self._held.clear()
+
     def forget(self, adapter: str) -> None:
         self._held.pop(adapter, None)
 
