@@ -2,10 +2,10 @@
 
     python bench/gpu.py [--only NAME ...] [--size 8b|tiny] [--device cuda|cpu] [--work DIR] [--out FILE]
 
-The model is a Llama of 8 billion random weights in 4 bits with LoRA of rank 16. They are drawn on the device and written
-in 16 bits to a temporary folder (16 GB), which is deleted at the end, or to --work, which is kept. Each part runs in a
-process of its own, so that its memory is its own, and its result is kept as soon as it is there; one that fails says
-why, and the others go on. Results go to bench/results/gpu.json, where --only replaces the named parts.
+The model is a Llama of 8 billion random weights in 4 bits with LoRA of rank 16. They are drawn on the device and
+written in 16 bits to a temporary folder (16 GB), which is deleted at the end, or to --work, which is kept. Each part
+runs in a process of its own, so that its memory is its own, and its result is kept as soon as it is there; one that
+fails says why, and the others go on. Results go to bench/results/gpu.json, where --only replaces the named parts.
 
 `--size tiny --device cpu` runs the same code on a tiny model, in one process, to see that it works: no bar is judged.
 """
@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +38,8 @@ PARTS = {
     "ppo": ("gpu_train", "ppo"),
     "stages": ("gpu_train", "stages"),
 }
-"""Each part's module and function."""
+MODEL = {"model": ("gpu_model", "write_model")}
+"""Each part's module and function. The model comes first, in a process that lets the device go."""
 HOUR = 3600
 
 
@@ -79,19 +81,23 @@ def what_is_missing(device: str, size: str) -> str:
 
 
 def run(names: list[str], size: str, device: str, work: Path, out: Path) -> None:
-    from gpu_model import Asked, write_model
+    from gpu_model import Asked
 
     asked = Asked(size, "cuda:0" if device == "cuda" else "cpu", str(work))
     work.mkdir(parents=True, exist_ok=True)
-    write_model(asked)
+    run_one = run_here if device == "cpu" else run_apart
+    if failed := run_one("model", asked)["failed"]:
+        raise SystemExit(f"the model could not be written to {work}: {failed}")
     kept = json.loads(out.read_text())["parts"] if out.exists() else {}
     for name in names:
         print(f"== {name}", flush=True)
-        kept[name] = run_here(name, asked) if device == "cpu" else run_apart(name, asked)
+        kept[name] = run_one(name, asked)
         write(out, kept, size)
     table(kept, names)
     results = [result for name in PARTS if name in kept for result in kept[name]["results"]]
     print(json.dumps({"bench": "gpu", "results": results}))
+    if any(kept[name]["failed"] for name in names):
+        raise SystemExit(1)
 
 
 def run_here(name: str, asked: "Asked") -> dict[str, object]:
@@ -105,7 +111,7 @@ def run_here(name: str, asked: "Asked") -> dict[str, object]:
     except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever stops one part is told, and the others go on)
         failed = f"{type(error).__name__}: {error}".partition("\n")[0]
     let_go()
-    return {"results": found.results, "facts": found.facts, "failed": failed}
+    return {"results": found.results, "facts": found.facts, "failed": failed, "machine": machine()}
 
 
 def run_apart(name: str, asked: "Asked") -> dict[str, object]:
@@ -114,24 +120,24 @@ def run_apart(name: str, asked: "Asked") -> dict[str, object]:
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=HOUR)
     except subprocess.TimeoutExpired:
-        return {"results": [], "facts": {}, "failed": "took more than an hour"}
+        return {"results": [], "facts": {}, "failed": "took more than an hour", "machine": {}}
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
-        return {"results": [], "facts": {}, "failed": f"its process ended with {done.returncode}"}
+        return {"results": [], "facts": {}, "failed": f"its process ended with {done.returncode}", "machine": {}}
     found: dict[str, object] = json.loads(lines[-1])
     return found
 
 
 def part(name: str) -> "Callable[[Asked, Found], None]":
-    module, function = PARTS[name]
-    found: Callable[[Asked, Found], None] = getattr(__import__(module), function)
+    module, function = {**PARTS, **MODEL}[name]
+    found: Callable[[Asked, Found], None] = getattr(import_module(module), function)
     return found
 
 
 def write(out: Path, kept: dict[str, dict[str, object]], size: str) -> None:
     ordered = {name: kept[name] for name in PARTS if name in kept}
     results = [result for each in ordered.values() for result in each["results"]]  # type: ignore[attr-defined]
-    told = {"bench": "gpu", "size": size, "results": results, "parts": ordered, "machine": machine()}
+    told = {"bench": "gpu", "size": size, "results": results, "parts": ordered}
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(told, indent=1) + "\n")
 

@@ -1,8 +1,10 @@
 """Parts of the GPU bench that ask the model: what is resident, generation, judging, and both in turns under a limit."""
 
+import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,42 +57,55 @@ def resident(asked: Asked, found: Found) -> None:
 
 def generate(asked: Asked, found: Found) -> None:
     """Greedy answers by the 4-bit base with an adapter, and by the adapter's dense copy, against `generate` on the same
-    4-bit base with PEFT's layers."""
-    size, bandwidth = asked.of, copy_bandwidth(asked)
+    4-bit base with PEFT's layers, and against reading the copy's weights once a step."""
+    bandwidth = copy_bandwidth(asked)
     let_go()
     bench = open_model(asked)
-    view = bench.view(write_adapter(asked, bench))
-    peer = plain_model(asked, str(write_adapter(asked, bench)))
-    sizes = shape(asked)
-    width = compute_dtype(asked.device).itemsize
-    dense = width * (sizes.linear + sizes.vocabulary * sizes.width)
-    found.facts |= {"copy GB/s": round(bandwidth / 1e9, 1), "bytes of a step": dense}
-    for rows in size.widths:
-        prompts = texts(asked, rows, size.prompt, seed=rows)
-        inside(bench).replicas.allow(0)
+    adapter = write_adapter(asked, bench)
+    view = bench.view(adapter)
+    _four_bits(asked, found, bench, view, adapter)
+    let_go()
+    _dense_copy(asked, found, bench, view, bandwidth)
+
+
+def _four_bits(asked: Asked, found: Found, bench: Workbench, view: LocalModel, adapter: Path) -> None:
+    peer = plain_model(asked, str(adapter))
+    inside(bench).replicas.allow(0)
+    new = asked.of.new
+    for rows in asked.of.widths:
+        prompts = texts(asked, rows, asked.of.prompt, seed=rows)
         both = {
-            "ours": lambda p=prompts: answers(bench, view, p, size.new),
-            "peer": lambda p=prompts: generated(peer, p, size.new),
+            "ours": lambda p=prompts: answers(bench, view, p, new),
+            "peer": lambda p=prompts: generated(peer, p, new),
         }
         same = agreement(both["ours"](), both["peer"]())
-        taken = median_seconds(both, size.repeats)
-        tokens, steps = rows * size.new, inside(bench).steps.on
-        name = f"NF4 tokens/s at {rows} against generate"
+        taken = median_seconds(both, asked.of.repeats)
+        name, tokens = f"NF4 tokens/s at {rows} against generate", rows * new
         found.faster(name, tokens / taken["ours"], tokens / taken["peer"], NF4_GOAL)
-        found.facts[f"NF4 at {rows}"] = {"seconds": taken, "same tokens": same, "steps recorded": steps}
-    del peer, both
-    let_go()
+        recorded = inside(bench).steps.on
+        found.facts[f"NF4 at {rows}"] = {"seconds": taken, "same tokens": same, "steps recorded": recorded}
+
+
+def _dense_copy(asked: Asked, found: Found, bench: Workbench, view: LocalModel, bandwidth: float) -> None:
+    sizes = shape(asked)
+    dense = compute_dtype(asked.device).itemsize * (sizes.linear + sizes.vocabulary * sizes.width)
+    found.facts |= {"copy GB/s": round(bandwidth / 1e9, 1), "bytes of a step": dense}
     inside(bench).replicas.allow(1 << 60)
-    for rows in size.widths:
-        prompts = texts(asked, rows, size.prompt, seed=rows)
-        answers(bench, view, prompts, size.new)
-        if not len(inside(bench).replicas):
-            raise SystemExit(f"there is no memory for a dense copy of {dense / GIB:.1f} GiB beside the base")
-        taken = median_seconds({"ours": lambda p=prompts: answers(bench, view, p, size.new)}, size.repeats)
+    for rows in asked.of.widths:
+        seconds = dense_seconds(asked, bench, view, rows)
         bound = rows * bandwidth / dense
         name = f"replica tokens/s at {rows} against reading its weights once a step"
-        found.faster(name, rows * size.new / taken["ours"], bound, BOUND_GOAL, bound)
-        found.facts[f"replica at {rows}"] = {"seconds": taken, "steps recorded": inside(bench).steps.on}
+        found.faster(name, rows * asked.of.new / seconds, bound, BOUND_GOAL, bound)
+        found.facts[f"replica at {rows}"] = {"seconds": seconds, "steps recorded": inside(bench).steps.on}
+
+
+def dense_seconds(asked: Asked, bench: Workbench, view: LocalModel, rows: int) -> float:
+    """What answers take through the adapter's dense copy."""
+    prompts = texts(asked, rows, asked.of.prompt, seed=rows)
+    answers(bench, view, prompts, asked.of.new)
+    if not len(inside(bench).replicas):
+        raise SystemExit("there is no memory for a dense copy beside the base")
+    return median_seconds({"ours": lambda: answers(bench, view, prompts, asked.of.new)}, asked.of.repeats)["ours"]
 
 
 def judge(asked: Asked, found: Found) -> None:
@@ -155,22 +170,22 @@ def vllm(asked: Asked, found: Found) -> None:
         return
     from vllm import LLM, SamplingParams
 
-    size = asked.of
-    rows = size.widths[-1]
-    prompts = texts(asked, rows, size.prompt, seed=rows)
-    bench = open_model(asked)
-    view = bench.view(write_adapter(asked, bench))
-    inside(bench).replicas.allow(1 << 60)
-    answers(bench, view, prompts, size.new)
-    ours = median_seconds({"ours": lambda: answers(bench, view, prompts, size.new)}, size.repeats)["ours"]
-    del bench, view
+    size, rows = asked.of, asked.of.widths[-1]
+    ours = _ours_alone(asked, rows)
     let_go()
+    prompts = texts(asked, rows, size.prompt, seed=rows)
     engine = LLM(model=str(asked.folder), dtype="bfloat16", gpu_memory_utilization=0.6, max_model_len=2048)
     sampling = SamplingParams(temperature=0.0, max_tokens=size.new, ignore_eos=True)
     given = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
     engine.generate(given, sampling, use_tqdm=False)
     theirs = median_seconds({"vllm": lambda: engine.generate(given, sampling, use_tqdm=False)}, size.repeats)["vllm"]
     found.faster(f"replica tokens/s at {rows} against vLLM", rows * size.new / ours, rows * size.new / theirs, None)
+
+
+def _ours_alone(asked: Asked, rows: int) -> float:
+    bench = open_model(asked)
+    inside(bench).replicas.allow(1 << 60)
+    return dense_seconds(asked, bench, bench.view(write_adapter(asked, bench)), rows)
 
 
 def answers(
@@ -199,7 +214,11 @@ def plain_model(asked: Asked, adapter: str | None) -> Any:
         # On some CPUs bitsandbytes would repack the weights for a kernel without gradients.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    model = model if adapter is None else PeftModel.from_pretrained(model, adapter)
+    if adapter is not None:
+        with warnings.catch_warnings():
+            # peft asks transformers for what it has renamed.
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+            model = PeftModel.from_pretrained(model, adapter)
     return model.eval()
 
 

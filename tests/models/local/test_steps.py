@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from cai.errors import OutOfMemory
 from cai.models.local import steps as steps_module
 from cai.models.local.decode import DecodeRow, Decoding, Memory, decode
+from cai.models.local.graphs import recorder
 from cai.models.local.memory import AtOnce
 from cai.models.local.network import Network
 from cai.models.local.prefix import MIN_SHARED, Kept
@@ -266,6 +267,42 @@ def test_steps_that_are_recorded_never_look_at_what_is_in_a_tensor(make_model):
     nowhere = type(room)(room.slots, room.given_2R.to("meta"), room.logits_RV.to("meta"), beginning)
     with torch.inference_mode():
         steps._work(nowhere, 4, 64, 64)
+
+
+on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.gpu
+@on_cuda
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_cuda_steps_are_recorded_and_say_what_plain_ones_say(make_model, kind):
+    model = AutoModelForCausalLM.from_pretrained(make_model(kind)).eval().cuda()
+    network = Network(model if kind == "Gemma2" else model.double(), kind)
+    steps = Steps(network, recorder(network.device))
+    for shared in ((), tuple(range(20, 20 + 2 * MIN_SHARED + 3))):
+        rows = [DecodeRow((*shared, *ids), GREEDY, 0) for ids in prompts(9)]
+        wanted = decode(network, rows, never, at_once=AtOnce(rows=3))
+        assert decode(network, rows, never, at_once=AtOnce(rows=3), steps=steps) == wanted
+    assert steps.on
+    assert steps._recorded
+
+
+@pytest.mark.gpu
+@on_cuda
+def test_on_cuda_work_that_waits_for_the_device_is_refused_before_anything_is_recorded():
+    record, there = recorder(torch.device("cuda:0")), torch.zeros(3, device="cuda:0")
+    assert record is not None
+    with pytest.raises(RuntimeError):
+        record(lambda: there.add_(there.sum().item()))
+    assert torch.rand(2, device="cuda:0").shape == (2,), "random numbers are as usable as before"
+    replay = record(lambda: there.add_(1.0))
+    before = there.clone()
+    replay()
+    assert torch.equal(there, before + 1)
+
+
+def test_only_cuda_records():
+    assert recorder(torch.device("cpu")) is None
 
 
 def test_buckets_are_at_most_half_as_large_again_as_what_they_hold():
