@@ -36,6 +36,8 @@ class Slots:
     def __init__(self, rows: int) -> None:
         self.rows = rows
         self.lengths: list[int] = []
+        self.moved = 0
+        """How often what is held has moved to other memory."""
         self._layers: list[torch.Tensor] = []  # (2, rows, G, W, D)
         self._columns = 0
 
@@ -45,7 +47,7 @@ class Slots:
         return self._columns
 
     def hold(self, columns: int, like: Sequence[torch.Tensor]) -> None:
-        """All the room at once, (2, rows, G, columns, D) for each layer's `like`, so that it never has to grow."""
+        """All the room at once, (2, rows, G, columns, D) for each layer's `like`."""
         assert not self._layers, "slots that are in use"
         self._columns = columns
         self._layers = [each.new_zeros(2, self.rows, each.shape[2], columns, each.shape[4]) for each in like]
@@ -55,6 +57,7 @@ class Slots:
         if columns <= self._columns:
             return
         self._columns = -(-columns // GROWTH) * GROWTH
+        self.moved += 1
         for number, held in enumerate(self._layers):
             kept, rows, heads, old, width = held.shape
             grown = held.new_zeros(kept, rows, heads, self._columns, width)
@@ -215,7 +218,7 @@ def attend(
     mask = None if causal else run.mask(window, query_BHSD)
     if shared_2GPD is None and softcap is None and not (grouped and mask is not None and query_BHSD.shape[2] == 1):
         if grouped and mask is not None:
-            # No fused kernel of a GPU takes both a mask and fewer heads of keys; so it would hold all scores.
+            # No fused kernel of a GPU takes both a mask and fewer heads of keys, and all others hold the scores.
             own_2BGCD = own_2BGCD.repeat_interleave(query_BHSD.shape[1] // own_2BGCD.shape[2], dim=2)
         out_BHSD = functional.scaled_dot_product_attention(
             query_BHSD,

@@ -35,7 +35,8 @@ class CudaRecorder:
                 work()
             main.wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+            # What other threads do on the device meanwhile is no part of this, and no reason to break off.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 work()
         return graph.replay
 

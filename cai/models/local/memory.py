@@ -155,7 +155,7 @@ class AtOnce:
 
 USUAL = AtOnce()
 MOST: dict[Device, AtOnce] = {"cpu": USUAL, "cuda": AtOnce(128, 131_072)}
-"""More rows than these are no faster, however much memory there is."""
+"""However much memory there is."""
 LEAST_TOKENS = 2048
 """Fewer are not planned for: an estimate may err, and a batch that does not fit is backed off from."""
 WIDTH_SHARE = 0.85

@@ -125,7 +125,8 @@ class Steps:
         columns = min(bucket(max(lengths) + 1, LEAST_COLUMNS), run.slots.columns)
         empty = [0] * (rows - len(ids))
         room.given_2R[:, :rows] = torch.tensor([[*ids, *empty], [*lengths, *empty]], device="cpu")
-        key = (self._speaker, rows, columns, run.shared)
+        # Slots move where a pass over prompts pads beyond the room; what was recorded reads where they were.
+        key = (self._speaker, rows, columns, run.shared, run.slots.moved)
         replay = self._recorded.get(key)
         if replay is None:
             return self._first(key, partial(self._work, room, rows, columns, run.shared), plain)[: len(ids)]

@@ -94,7 +94,7 @@ class LocalModel:
             for r in requests
         ]
         with self._at_work():
-            network, rows = self._bench.loaded.network, self._bench.limits.at_once.rows
+            network, rows = self._bench.loaded.network, min(self._bench.limits.at_once.rows, USUAL.rows)
             if network.decodes:
                 sums = choice_logps(network, encoded, self._memory, MAX_PASS_TOKENS * rows // USUAL.rows)
             else:

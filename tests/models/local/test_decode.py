@@ -89,6 +89,27 @@ def test_rows_whose_scores_do_not_fit_at_once_take_turns(make_model, monkeypatch
     assert decode(network, rows, never) == at_once
 
 
+@pytest.mark.parametrize("kind", ["Llama", "Qwen3", "Mistral", "Gemma2", "Phi3"])
+def test_the_way_that_a_gpu_takes_says_the_same(make_model, monkeypatch, kind):
+    """Prompts under a causal kernel, rows that go on under a mask, single tokens by their groups of heads."""
+    network = exact_network(make_model(kind))
+    memory = [Memory(Kept(1 << 26), "base") for _ in range(2)]
+    first = [DecodeRow(ids, GREEDY, 0) for ids in prompts(9)]
+
+    def said(kept: Memory) -> list[list[tuple[int, ...]]]:
+        turns = [decode(network, first, never, kept, AtOnce(rows=4))]
+        more = [
+            DecodeRow((*row.prompt_ids, *told.ids, 40, 41), GREEDY, 0)
+            for row, told in zip(first, turns[0], strict=True)
+        ]
+        turns.append(decode(network, more, never, kept))
+        return [[row.ids for row in turn] for turn in turns]
+
+    wanted = said(memory[0])
+    monkeypatch.setattr(attention, "_FUSED", None)
+    assert said(memory[1]) == wanted
+
+
 @pytest.mark.parametrize("kind", ["Llama", "Mistral", "Gemma2"])
 def test_a_conversation_goes_on_from_its_kept_states(make_model, kind):
     network = exact_network(make_model(kind))

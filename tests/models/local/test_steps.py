@@ -18,6 +18,7 @@ from cai.models.local.graphs import recorder
 from cai.models.local.memory import AtOnce
 from cai.models.local.network import Network
 from cai.models.local.prefix import MIN_SHARED, Kept
+from cai.models.local.replica import _Dense
 from cai.models.local.steps import Steps, bucket
 from cai.models.local.view import LocalModel
 from cai.models.protocol import ChoiceRequest, Request, Sampling
@@ -28,19 +29,42 @@ GREEDY = Sampling(temperature=0, max_new_tokens=24)
 
 
 class Recorder:
-    """Records by remembering the work, and counts what is recorded and replayed."""
+    """Records by remembering the work, and counts what is recorded and replayed. As a graph does, it keeps to the
+    memory that it was made with: a replay anywhere else would be a wrong answer there, and is an error here."""
 
     def __init__(self) -> None:
         self.recorded = self.replayed = 0
+        self.steps: Steps | None = None
 
     def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
         self.recorded += 1
+        made_with = self._memory()
 
         def replay() -> None:
             self.replayed += 1
+            assert self._memory() == made_with
             work()
 
         return replay
+
+    def _memory(self) -> list[object]:
+        """Where everything lies that a step reads or writes."""
+        assert self.steps is not None
+        room, model = self.steps._room, self.steps._network.model
+        assert room is not None
+        tensors = [*room.slots._layers, room.given_2R, room.logits_RV, *model.parameters()]
+        if room.beginning is not None:
+            tensors += [*room.beginning.layers, room.beginning.length]
+        copies = [vars(module).get("forward") for module in model.modules()]
+        tensors += [forward._weight for forward in copies if isinstance(forward, _Dense)]
+        adapters = [getattr(module, "_active_adapter", None) for module in model.modules()]
+        return [*(tensor.data_ptr() for tensor in tensors), adapters]
+
+
+def recording(network: Network) -> tuple[Steps, Recorder]:
+    recorder = Recorder()
+    recorder.steps = Steps(network, recorder)
+    return recorder.steps, recorder
 
 
 def never(i: int, ids: object) -> bool:
@@ -61,9 +85,10 @@ def exact_network(folder: Path) -> Network:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_greedy_steps_of_fixed_shapes_equal_generate_token_for_token(make_model, kind):
-    network, recorder = exact_network(make_model(kind)), Recorder()
+    network = exact_network(make_model(kind))
+    steps, recorder = recording(network)
     rows = [DecodeRow(ids, GREEDY, 0) for ids in prompts(7)]
-    ours = decode(network, rows, never, steps=Steps(network, recorder))
+    ours = decode(network, rows, never, steps=steps)
     for row, decoded in zip(rows, ours, strict=True):
         theirs = network.model.generate(
             torch.tensor([row.prompt_ids]),
@@ -81,8 +106,8 @@ def test_greedy_steps_of_fixed_shapes_equal_generate_token_for_token(make_model,
 def test_behind_a_shared_beginning_rows_that_come_and_go_draw_what_they_draw_plainly(make_model, monkeypatch, kind):
     """Rows end one by one and others take their places, so that shapes change all the time, with small buckets more."""
     monkeypatch.setattr(steps_module, "LEAST_COLUMNS", 8)
-    network, recorder = exact_network(make_model(kind)), Recorder()
-    steps = Steps(network, recorder)
+    network = exact_network(make_model(kind))
+    steps, recorder = recording(network)
     beginning = tuple(range(20, 20 + 2 * MIN_SHARED + 3))
     limits = [3, 17, 9, 1, 24, 6, 12, 2, 20]
     for shared in ((), beginning):
@@ -104,7 +129,7 @@ def test_behind_a_shared_beginning_rows_that_come_and_go_draw_what_they_draw_pla
 @pytest.mark.parametrize("kind", ["Llama", "Mistral", "Gemma2"])
 def test_a_conversation_goes_on_from_states_that_fixed_steps_made(make_model, kind):
     network = exact_network(make_model(kind))
-    steps, memory = Steps(network, Recorder()), Memory(Kept(1 << 26), "base")
+    (steps, _), memory = recording(network), Memory(Kept(1 << 26), "base")
     beginning = tuple(range(30, 30 + MIN_SHARED + 5))
     first = [DecodeRow((*beginning, *ids), GREEDY, 0) for ids in prompts(6)]
     answers = decode(network, first, never, memory, steps=steps)
@@ -119,7 +144,7 @@ def test_a_conversation_goes_on_from_states_that_fixed_steps_made(make_model, ki
 def test_in_single_precision_tokens_are_equal_up_to_two_that_are_almost_as_likely(make_model, kind):
     network = Network(AutoModelForCausalLM.from_pretrained(make_model(kind)).eval(), kind)
     rows = [DecodeRow(ids, Sampling(temperature=0, max_new_tokens=64), 0) for ids in prompts(12)]
-    fixed, plain = decode(network, rows, never, steps=Steps(network, Recorder())), decode(network, rows, never)
+    fixed, plain = decode(network, rows, never, steps=recording(network)[0]), decode(network, rows, never)
     for row, ours, theirs in zip(rows, fixed, plain, strict=True):
         if ours.ids == theirs.ids:
             continue
@@ -178,7 +203,7 @@ def test_without_memory_for_the_room_steps_are_plain(make_model, caplog):
 
     rows = [DecodeRow(ids, GREEDY, 0) for ids in prompts(5)]
     wanted = decode(network, rows, never)
-    steps = Steps(network, Recorder())
+    steps, _ = recording(network)
     steps._fitting = full  # type: ignore[method-assign]
     with caplog.at_level(logging.WARNING):
         assert decode(network, rows, never, steps=steps) == wanted
@@ -186,8 +211,8 @@ def test_without_memory_for_the_room_steps_are_plain(make_model, caplog):
 
 
 def test_a_shape_is_recorded_once_for_each_speaker_and_the_oldest_go_first(make_model, monkeypatch):
-    network, recorder = exact_network(make_model()), Recorder()
-    steps = Steps(network, recorder)
+    network = exact_network(make_model())
+    steps, recorder = recording(network)
     rows = [DecodeRow(ids, GREEDY, 0) for ids in prompts(5)]
 
     def speak(*speaker: object) -> int:
@@ -206,8 +231,8 @@ def test_a_shape_is_recorded_once_for_each_speaker_and_the_oldest_go_first(make_
 
 
 def test_room_grows_within_the_limit_and_is_kept_between_calls(make_model):
-    network, recorder = exact_network(make_model()), Recorder()
-    steps = Steps(network, recorder)
+    network = exact_network(make_model())
+    steps, _ = recording(network)
 
     def shape(rows: int, new_tokens: int, most: int = 100_000) -> tuple[int, int]:
         asked = [DecodeRow(ids, Sampling(0.0, 1.0, new_tokens), 0) for ids in prompts(rows, 10)]
@@ -223,10 +248,26 @@ def test_room_grows_within_the_limit_and_is_kept_between_calls(make_model):
     assert shape(1, 200, most=500) == (1, 256), "both would be more than there may be"
 
 
+def test_slots_that_have_to_move_are_recorded_anew(make_model):
+    """Of a long conversation all but the end is known, and beside it a long prompt is new: what pads the short rest to
+    the long prompt's length reaches beyond the longest answer."""
+    network = exact_network(make_model())
+    steps, recorder = recording(network)
+    memory, short = Memory(Kept(1 << 26), "base"), Sampling(0.0, 1.0, 8)
+    old, new = prompts(1, 5)[0] * 25, prompts(2, 5)[1][::-1] * 22
+    decode(network, [DecodeRow(old, short, 0), DecodeRow(old, short, 0)], never, memory, steps=steps)
+    assert steps._room is not None
+    before, recorded = steps._room.slots.columns, recorder.recorded
+    rows = [DecodeRow((*old, 7), short, 0), DecodeRow(new, short, 0)]
+    assert decode(network, rows, never, memory, steps=steps) == decode(network, rows, never)
+    assert steps._room.slots.columns > before, "else nothing moved"
+    assert recorder.recorded > recorded
+
+
 def test_one_decoding_has_the_room_and_others_go_on_plainly(make_model):
     """An answer that is streamed shares the model with other calls, between any two of its tokens."""
-    network, recorder = exact_network(make_model()), Recorder()
-    steps = Steps(network, recorder)
+    network = exact_network(make_model())
+    steps, recorder = recording(network)
     rows = [DecodeRow(ids, GREEDY, 0) for ids in prompts(3)]
     wanted = decode(network, rows, never)
     slow = Decoding(network, rows, never, steps=steps)
@@ -252,7 +293,7 @@ def test_one_decoding_has_the_room_and_others_go_on_plainly(make_model):
 def test_steps_that_are_recorded_never_look_at_what_is_in_a_tensor(make_model):
     """On the meta device a tensor has a shape and no numbers: to read one, or to take a shape from one, raises."""
     network = exact_network(make_model("Mistral"))
-    steps = Steps(network, Recorder())
+    steps, _ = recording(network)
     rows = [DecodeRow((*range(20, 60), *ids), GREEDY, 0) for ids in prompts(5)]
     decode(network, rows, never, steps=steps)
     room = steps._room
@@ -313,6 +354,7 @@ def test_buckets_are_at_most_half_as_large_again_as_what_they_hold():
 def test_a_view_speaks_through_recorded_steps_and_each_copy_of_its_weights_has_its_own(open_bench, tmp_path):
     """A trained adapter with its dense copy and without, the base, and a policy at rest between its updates."""
     bench, recorder = open_bench("nf4"), Recorder()
+    recorder.steps = bench._bench.steps
     trainee = bench.trainee(None, seed=1)
     generator = torch.Generator().manual_seed(2)
     for name, parameter in trainee.parameters().items():
@@ -354,6 +396,7 @@ def test_a_view_speaks_through_recorded_steps_and_each_copy_of_its_weights_has_i
 def test_a_policy_without_a_copy_is_read_as_its_updates_left_it(open_bench):
     """Updates change weights in place, so that what was recorded before reads what is there now."""
     bench, recorder = open_bench("nf4"), Recorder()
+    recorder.steps = bench._bench.steps
     trainee = bench.trainee(None, seed=1)
     bench._bench.steps._record = recorder
     bench._bench.replicas._budget = 0
@@ -372,8 +415,8 @@ def test_a_policy_without_a_copy_is_read_as_its_updates_left_it(open_bench):
 
 def test_out_of_memory_lets_room_and_recordings_go(open_bench):
     bench = open_bench("none")
-    steps = bench._bench.steps
-    steps._record = Recorder()
+    steps, recorder = bench._bench.steps, Recorder()
+    recorder.steps, steps._record = steps, recorder
     asked = [Request((Message("user", "say it"),), Sampling(0.0, 1.0, 4))]
     bench.view().generate(asked)
     assert steps._room is not None
