@@ -1,6 +1,6 @@
 # Everything runs in .venv, which is made from the newest fitting Python and the versions in constraints.txt.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check tiny bench bench-train bench-peers
+.PHONY: help demo test check tiny bench bench-train bench-gpu bench-peers
 
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11
 BIN := .venv/bin
@@ -12,6 +12,7 @@ help:
 	@echo "make check   lint, format, types and import contracts"
 	@echo "make tiny    train the embedded model again (about 25 minutes)"
 	@echo "make bench   measure speed against peers; results go to bench/results (about half an hour, alone on the machine)"
+	@echo "make bench-gpu     an 8B model on a CUDA machine: memory, answers, judging, training (about an hour)"
 	@echo "make bench-train   the same for training, against TRL, which gets an environment of its own (as long again)"
 
 demo: .venv/installed
@@ -40,6 +41,9 @@ bench-train: .venv-peers/installed
 	    echo "== $$name"; \
 	    .venv-peers/bin/python bench/$$name.py --choose && .venv-peers/bin/python bench/$$name.py || exit 1; \
 	done
+
+bench-gpu: .venv/installed-dev
+	$(BIN)/python bench/gpu.py
 
 bench-peers: .venv-peers/installed
 

@@ -285,8 +285,18 @@ def model_folder(name: str, work: Path) -> str:
 def make_model(name: str, folder: str) -> None:
     """A random Llama with a vocabulary of 32,000, and a tokenizer of bytes."""
     import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    write_tokenizer(folder)
+    torch.manual_seed(7)
+    also = {"vocab_size": 32_000, "max_position_embeddings": 4096, "tie_word_embeddings": True, "pad_token_id": 0}
+    LlamaForCausalLM(LlamaConfig(**SIZES[name], **also)).save_pretrained(folder)
+
+
+def write_tokenizer(folder: str) -> None:
+    """A tokenizer of bytes, with the marks of turns and a template."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
@@ -299,9 +309,6 @@ def make_model(name: str, folder: str) -> None:
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
     fast.save_pretrained(folder)
-    torch.manual_seed(7)
-    also = {"vocab_size": 32_000, "max_position_embeddings": 4096, "tie_word_embeddings": True, "pad_token_id": 0}
-    LlamaForCausalLM(LlamaConfig(**SIZES[name], **also)).save_pretrained(folder)
 
 
 def _files(folder: str) -> Path:

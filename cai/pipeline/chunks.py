@@ -15,6 +15,7 @@ from cai.errors import CaiError, DamagedFile, Interrupted, OutOfMemory
 from cai.feedback.outcome import Identified
 from cai.files import write_atomic
 from cai.journal import Journal, read_lines
+from cai.models.local.memory import USUAL, AtOnce
 from cai.models.protocol import RowError
 from cai.pipeline.calls import STREAM as CALLS
 from cai.pipeline.desk import Desk
@@ -73,7 +74,7 @@ def work_in_chunks(
     total = sum(chunk.size for chunk in chunks)
     streams = ("records", "rejects", *([CALLS] if recalls else []))
     with Journal(folder, streams) as journal, desk.recalling(folder if recalls else None) as calls:
-        desk.take_at_once(_planned(folder))
+        desk.take_at_once(_planned(folder) or (USUAL if journal.chunks else None))
         done = sum(chunk.size for chunk in chunks[: journal.chunks])
         if done:
             yield _progress(name, done, total, journal.notes)
@@ -81,6 +82,7 @@ def work_in_chunks(
             if desk.stop():
                 raise Interrupted(f"{name}: stopped after {done} of {total}; the same command goes on from here")
             made = yield from _worked(name, chunk, folder, desk)
+            _plan(folder, desk.at_once())
             lines = {"records": [to_line(r) for r in made.records], "rejects": [to_line(r) for r in made.rejects]}
             lines |= {CALLS: calls.taken()} if calls else {}
             reasons = Counter(reject.reason for reject in made.rejects)
@@ -113,25 +115,37 @@ def _worked(name: str, chunk: Chunk, folder: Path, desk: Desk) -> Generator[Even
         try:
             return chunk.work()
         except OutOfMemory as error:
-            rows = error.rows // 2
-            if rows < 1:
+            smaller = (desk.at_once() or AtOnce(rows=error.rows)).halved()
+            if smaller.rows < 1:
                 raise
-            write_atomic(folder / PLAN, json.dumps({"rows_at_once": rows}) + "\n")
-            desk.take_at_once(rows)
-            yield Event("notice", name, {"text": f"{error.device} is out of memory; going on with {rows} rows at once"})
+            _write_plan(folder, smaller)
+            desk.take_at_once(smaller)
+            text = f"{error.device} is out of memory; going on with {smaller.rows} rows at once"
+            yield Event("notice", name, {"text": text})
 
 
-def _planned(folder: Path) -> int | None:
-    """How many rows at once an earlier part of this stage found to fit."""
+def _planned(folder: Path) -> AtOnce | None:
+    """How much at once an earlier part of this stage found to fit."""
     path = folder / PLAN
     if not path.exists():
         return None
     try:
         plan = json.loads(path.read_text("utf-8"))
-        rows = plan["rows_at_once"]
+        return AtOnce(int(plan["rows_at_once"]), int(plan.get("tokens_at_once", USUAL.tokens)))
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedFile(str(path), "is no plan of this stage", None, "remove the file and run again") from error
-    return int(rows)
+
+
+def _plan(folder: Path, at_once: AtOnce | None) -> None:
+    """Write down what was found to fit before the first chunk is committed, where it is not what is usual: when the
+    stage goes on there may be more room, or less."""
+    if at_once is not None and at_once != USUAL and not (folder / PLAN).exists():
+        _write_plan(folder, at_once)
+
+
+def _write_plan(folder: Path, at_once: AtOnce) -> None:
+    plan = {"rows_at_once": at_once.rows, "tokens_at_once": at_once.tokens}
+    write_atomic(folder / PLAN, json.dumps(plan) + "\n")
 
 
 def balanced(name: str, folder: Path, finished: Finished) -> Finished:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from cai.models.local.memory import AtOnce
 from cai.models.local.spec import ModelSpec
 from cai.models.remote.spec import RemoteSpec
 from cai.pipeline.calls import Calls, Remembering
@@ -48,6 +49,7 @@ class Desk:
         self._calls: Calls | None = None
         self._fingerprint = ""
         self._workbench: Workbench | None = None
+        self._at_once: AtOnce | None = None
         self._views: dict[Path | None, LocalModel] = {}
 
     @property
@@ -73,16 +75,18 @@ class Desk:
 
             assert self.spec is not None, "a stage needs a base that the pipeline does not name"
             self._workbench = open_workbench(self.spec, check_memory=self._check_memory)
+            self._workbench.limits.set(self._at_once)
         return self._workbench
 
-    def rows_at_once(self) -> int:
-        """How many rows the model takes at once, at most."""
-        return self.workbench().limits.rows
+    def at_once(self) -> AtOnce | None:
+        """How much the model takes at once, at most; None while none is loaded."""
+        return None if self._workbench is None else self._workbench.limits.at_once
 
-    def take_at_once(self, rows: int | None) -> None:
-        """Take at most this many rows at once from now on, or as many as is usual."""
-        if rows is not None or self._workbench is not None:
-            self.workbench().limits.set(rows)
+    def take_at_once(self, at_once: AtOnce | None) -> None:
+        """Take at most so much at once from now on, or as much as fits by the estimate."""
+        self._at_once = at_once
+        if self._workbench is not None:
+            self._workbench.limits.set(at_once)
 
     def forget(self) -> None:
         """Nothing that was computed for earlier calls is used by later ones."""

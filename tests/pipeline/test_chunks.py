@@ -9,6 +9,7 @@ import pytest
 
 from cai.errors import CaiError, Interrupted, OutOfMemory
 from cai.journal import read_lines
+from cai.models.local.memory import USUAL, AtOnce
 from cai.models.local.spec import ModelSpec
 from cai.models.protocol import RowError
 from cai.pipeline.chunks import Chunk, Made, chunked, work_in_chunks
@@ -101,31 +102,64 @@ def test_a_doubled_row_is_an_error(tmp_path: Path) -> None:
         finish(work_in_chunks("01-x", [Chunk(1, both_ways)], tmp_path, desk()))
 
 
+def at_once(own: Desk) -> AtOnce:
+    """What the model takes once it is loaded."""
+    return own.workbench().limits.at_once
+
+
 def test_a_chunk_without_enough_memory_is_tried_again_with_fewer_rows_and_so_are_all_after_it(tmp_path: Path) -> None:
     own = desk()
-    tried: list[int] = []
+    tried: list[tuple[int, int]] = []
 
     def work(rows: Sequence[Row]) -> Made:
-        tried.append(own.rows_at_once())
-        if own.rows_at_once() > 16:
-            raise OutOfMemory("cuda:0", own.rows_at_once())
+        tried.append((at_once(own).rows, at_once(own).tokens))
+        if tried[-1][0] > 16:
+            raise OutOfMemory("cuda:0", tried[-1][0])
         return keep(rows)
 
     chunks = chunked("x", ROWS, 4, work)
     events, ledger = finish(work_in_chunks("01-x", chunks, tmp_path, own))
-    assert tried == [64, 32, 16, 16, 16] and ledger.outputs == len(ROWS)
+    fitting = 16, 16_384
+    assert tried == [(64, 65_536), (32, 32_768), fitting, fitting, fitting]
+    assert ledger.outputs == len(ROWS)
     assert [event.data["text"] for event in events if event.kind == "notice"] == [
         f"cuda:0 is out of memory; going on with {rows} rows at once" for rows in (32, 16)
     ]
+    again = desk()
+    finish(
+        work_in_chunks("01-x", [*chunks, Chunk(0, lambda: tried.append(at_once(again)) or keep([]))], tmp_path, again)
+    )
+    assert tried[-1] == AtOnce(*fitting), "a stage that goes on keeps to what it found"
 
 
 def test_a_stage_that_goes_on_keeps_to_the_number_of_rows_that_it_found_to_fit(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text('{"rows_at_once": 8}\n')
     own, tried = desk(), []
-    finish(
-        work_in_chunks("01-x", [Chunk(1, lambda: tried.append(own.rows_at_once()) or keep(ROWS[:1]))], tmp_path, own)
-    )
-    assert tried == [8]
+    finish(work_in_chunks("01-x", [Chunk(1, lambda: tried.append(at_once(own)) or keep(ROWS[:1]))], tmp_path, own))
+    assert tried == [AtOnce(8, 65_536)]
+
+
+def test_what_fits_by_the_estimate_is_written_down_before_anything_is_kept_and_goes_on_so(tmp_path: Path) -> None:
+    """A machine with little memory, and then, when the stage goes on, with more; and the other way round."""
+    chunks = chunked("x", ROWS, 4, keep)
+    for name, before, after in (("less", AtOnce(64, 4096), USUAL), ("more", USUAL, AtOnce(64, 4096))):
+        own, folder = desk(stop=iter((False, True)).__next__), tmp_path / name
+        own.workbench().limits.usual = before
+        with pytest.raises(Interrupted):
+            finish(work_in_chunks("01-x", chunks, folder, own))
+        assert (folder / "plan.json").exists() == (before != USUAL)
+        again, found = desk(), []
+        again.workbench().limits.usual = after
+        rest = Chunk(6, lambda again=again, found=found: found.append(at_once(again)) or keep(ROWS[4:]))
+        finish(work_in_chunks("01-x", [chunks[0], rest], folder, again))
+        assert found == [before]
+
+
+def test_a_plan_loads_no_model_for_a_stage_that_asks_none(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text('{"rows_at_once": 8}\n')
+    own = desk()
+    finish(work_in_chunks("01-x", chunked("x", ROWS, 4, keep), tmp_path, own))
+    assert own.at_once() is None
 
 
 def test_what_does_not_fit_even_alone_ends_the_stage(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ prefix are one matrix product for all rows, and one softmax runs over both parts
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.nn import functional
@@ -36,14 +36,28 @@ class Slots:
     def __init__(self, rows: int) -> None:
         self.rows = rows
         self.lengths: list[int] = []
+        self.moved = 0
+        """How often what is held has moved to other memory."""
         self._layers: list[torch.Tensor] = []  # (2, rows, G, W, D)
         self._columns = 0
+
+    @property
+    def columns(self) -> int:
+        """How many positions there is room for in each slot."""
+        return self._columns
+
+    def hold(self, columns: int, like: Sequence[torch.Tensor]) -> None:
+        """All the room at once, (2, rows, G, columns, D) for each layer's `like`."""
+        assert not self._layers, "slots that are in use"
+        self._columns = columns
+        self._layers = [each.new_zeros(2, self.rows, each.shape[2], columns, each.shape[4]) for each in like]
 
     def reserve(self, columns: int) -> None:
         """Room for this many positions in each slot."""
         if columns <= self._columns:
             return
         self._columns = -(-columns // GROWTH) * GROWTH
+        self.moved += 1
         for number, held in enumerate(self._layers):
             kept, rows, heads, old, width = held.shape
             grown = held.new_zeros(kept, rows, heads, self._columns, width)
@@ -103,6 +117,7 @@ class Pass:
     them, the slots' columns from 0 on, where a row's column is its position.
     """
 
+    attention: ClassVar[str] = NAME
     positions_BS: torch.Tensor
     shared: Layers | None = None
     slots: Slots | None = None
@@ -198,18 +213,28 @@ def attend(
         else:
             out_BHSD = _fused(query_BHSD, own_2BGCD, mask, shared_2GPD, causal=run.alone, scale=scale)
         return out_BHSD.transpose(1, 2), None
-    mask = run.mask(window, query_BHSD)
-    if shared_2GPD is None and softcap is None:
-        grouped = own_2BGCD.shape[2] != query_BHSD.shape[1]
+    grouped = own_2BGCD.shape[2] != query_BHSD.shape[1]
+    causal = run.causal(window) and shared_2GPD is None and softcap is None
+    mask = None if causal else run.mask(window, query_BHSD)
+    if shared_2GPD is None and softcap is None and not (grouped and mask is not None and query_BHSD.shape[2] == 1):
+        if grouped and mask is not None:
+            # No fused kernel of a GPU takes both a mask and fewer heads of keys, and all others hold the scores.
+            own_2BGCD = own_2BGCD.repeat_interleave(query_BHSD.shape[1] // own_2BGCD.shape[2], dim=2)
         out_BHSD = functional.scaled_dot_product_attention(
-            query_BHSD, own_2BGCD[0], own_2BGCD[1], attn_mask=mask, scale=scale, enable_gqa=grouped
+            query_BHSD,
+            own_2BGCD[0],
+            own_2BGCD[1],
+            attn_mask=mask,
+            is_causal=causal,
+            scale=scale,
+            enable_gqa=grouped and mask is None,
         )
         return out_BHSD.transpose(1, 2), None
     rows, heads, new, _ = query_BHSD.shape
     width = own_2BGCD.shape[3] + (0 if shared_2GPD is None else shared_2GPD.shape[2])
     turn = max(1, MAX_SCORES // (heads * new * width))
     parts = [
-        _two_parts(
+        in_two_parts(
             query_BHSD[i : i + turn] * scale,
             (own_2BGCD[:, i : i + turn], _of_rows(mask, i, turn)),
             (shared_2GPD, _of_rows(shared_mask, i, turn)),
@@ -277,7 +302,7 @@ def _of_rows(mask: torch.Tensor | None, first: int, count: int) -> torch.Tensor 
     return mask if mask is None or mask.shape[0] == 1 else mask[first : first + count]
 
 
-def _two_parts(
+def in_two_parts(
     query_BHSD: torch.Tensor,
     own: tuple[torch.Tensor, torch.Tensor | None],
     shared: tuple[torch.Tensor | None, torch.Tensor | None],

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 import torch
 
 from cai.models.local.attention import Layers, Pass, Slots, layers_of
+from cai.models.local.memory import USUAL, AtOnce
 from cai.models.local.network import Network
 from cai.models.local.prefix import MIN_SHARED, Kept, Match, States, alike, common_length
 from cai.models.local.sampling import draw
+from cai.models.local.steps import Run, Steps
 from cai.models.protocol import Finish, Sampling
 
-MAX_ROWS = 64
-MAX_TOKENS = 65_536
-"""Most positions of all slots together: rows times (longest prompt + longest reply)."""
+MAX_ROWS = USUAL.rows
 PREFILL_TOKENS = 4096
 """Most new positions of one pass over prompts."""
 REFILL_SHARE = 8
@@ -66,7 +66,8 @@ class Decoding:
         rows: Sequence[DecodeRow],
         ended: Ended,
         memory: Memory | None = None,
-        max_rows: int = MAX_ROWS,
+        at_once: AtOnce = USUAL,
+        steps: Steps | None = None,
     ) -> None:
         assert rows and all(row.prompt_ids and row.sampling.max_new_tokens > 0 for row in rows), "nothing to decode"
         self._network, self._rows, self._ended, self._memory = network, rows, ended, memory
@@ -77,7 +78,13 @@ class Decoding:
             self._shared = shared_states(network, [row.prompt_ids for row in rows], memory)
         self._skipped = 0 if self._shared is None else len(self._shared.ids)
         self._waiting = deque(_longest_first(rows))
-        self._slots = Slots(_width(rows, self._skipped, max_rows))
+        longest = _longest(rows, self._skipped)
+        self._places = max(1, min(len(rows), at_once.rows, at_once.tokens // longest))
+        self._run: Run | None = None
+        if steps is not None:
+            with torch.inference_mode():
+                self._run = steps.begin(self._places, longest, self._shared_layers(), at_once.tokens)
+        self._slots = Slots(self._places) if self._run is None else self._run.slots
         self._held: list[int] = []
         """The row in each slot that is in use."""
 
@@ -92,12 +99,14 @@ class Decoding:
         return self._ids[row]
 
     def step(self) -> None:
-        free = self._slots.rows - len(self._held)
+        free = self._places - len(self._held)
         with torch.inference_mode():
-            if self._waiting and free * REFILL_SHARE >= self._slots.rows:
+            if self._waiting and free * REFILL_SHARE >= self._places:
                 self._take_in(free)
             else:
                 self._advance()
+        if self._run is not None and self.done():
+            self._run.end()
 
     def _take_in(self, free: int) -> None:
         """Read the prompts of as many waiting rows as there is room for in one pass, and draw their first tokens.
@@ -136,7 +145,7 @@ class Decoding:
             self._held.append(row)
         readers_B = self._network.tensor([*range(len(new)), *(reader for _, reader in again)])
         ends_B = self._network.tensor([len(text) - 1 for text in texts])[readers_B]
-        self._draw(hidden_BSD[readers_B, ends_B], first)
+        self._draw(self._network.logits(hidden_BSD[readers_B, ends_B]), first)
 
     def _known(self, row: int) -> Match | None:
         """What is kept of a row beyond the shared prefix; its last prompt token is always read anew."""
@@ -165,19 +174,23 @@ class Decoding:
 
     def _advance(self) -> None:
         """One more token for every running row."""
+        ids = [self._ids[i][-1] for i in self._held]
+        logits_BV = self._plain(ids) if self._run is None else self._run.logits(ids, lambda: self._plain(ids))
+        self._slots.lengths = [length + 1 for length in self._slots.lengths]
+        self._draw(logits_BV, 0)
+
+    def _plain(self, ids: Sequence[int]) -> torch.Tensor:
+        """The logits after one more token of each row. What it writes, it would write again."""
         lengths = self._slots.lengths
         columns = max(lengths) + 1
         self._slots.reserve(columns)
         positions_B1 = self._network.tensor([[length] for length in lengths])
-        ids_B1 = self._network.tensor([[self._ids[i][-1]] for i in self._held])
+        ids_B1 = self._network.tensor([[token] for token in ids])
         run = Pass(positions_B1, self._shared_layers(), self._slots, columns=columns, start=positions_B1)
-        hidden_BSD = self._network.pass_over(ids_B1, self._skipped + positions_B1, run)
-        self._slots.lengths = [length + 1 for length in lengths]
-        self._draw(hidden_BSD[:, -1], 0)
+        return self._network.logits(self._network.pass_over(ids_B1, self._skipped + positions_B1, run)[:, -1])
 
-    def _draw(self, hidden_BD: torch.Tensor, first: int) -> None:
+    def _draw(self, logits_BV: torch.Tensor, first: int) -> None:
         """The next token of the rows in the slots from `first` on; those that are complete leave."""
-        logits_BV = self._network.logits(hidden_BD)
         rows = self._held[first:]
         samplings, seeds = [self._rows[i].sampling for i in rows], [self._rows[i].seed for i in rows]
         tokens_B = draw(logits_BV, samplings, seeds, [len(self._ids[i]) for i in rows])
@@ -213,13 +226,14 @@ def decode(
     rows: Sequence[DecodeRow],
     ended: Ended,
     memory: Memory | None = None,
-    max_rows: int = MAX_ROWS,
+    at_once: AtOnce = USUAL,
+    steps: Steps | None = None,
 ) -> list[Decoded]:
     """Every row's tokens, in the order given. The plan depends on the rows and their draws, so a rerun repeats it."""
     found: dict[int, Decoded] = {}
     for group in alike([row.prompt_ids for row in rows]):
         own = [rows[i] for i in group]
-        decoding = Decoding(network, own, _within_group(ended, group), memory, max_rows)
+        decoding = Decoding(network, own, _within_group(ended, group), memory, at_once, steps)
         while not decoding.done():
             decoding.step()
         found |= dict(zip(group, decoding.results(), strict=True))
@@ -261,7 +275,6 @@ def _longest_first(rows: Sequence[DecodeRow]) -> list[int]:
     return sorted(range(len(rows)), key=lambda i: (-len(rows[i].prompt_ids), -rows[i].sampling.max_new_tokens, i))
 
 
-def _width(rows: Sequence[DecodeRow], skipped: int, max_rows: int) -> int:
-    """How many rows run at once, at most."""
-    longest = max(len(row.prompt_ids) - skipped + row.sampling.max_new_tokens for row in rows)
-    return max(1, min(len(rows), max_rows, MAX_TOKENS // longest))
+def _longest(rows: Sequence[DecodeRow], skipped: int) -> int:
+    """The most positions that a row may come to take."""
+    return max(len(row.prompt_ids) - skipped + row.sampling.max_new_tokens for row in rows)

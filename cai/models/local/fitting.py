@@ -11,6 +11,8 @@ from cai.errors import InputError
 from cai.models.local.memory import (
     GIB,
     REPLICA_SHARE,
+    USUAL,
+    AtOnce,
     Device,
     Generating,
     Judging,
@@ -18,6 +20,7 @@ from cai.models.local.memory import (
     Setup,
     Training,
     Work,
+    at_once,
     keeps_dense_copies,
     need,
 )
@@ -119,6 +122,21 @@ def require_loadable(spec: ModelSpec, folder: Path, device: str) -> None:
     room = free_memory(device) + wanted.of("before loading")
     if wanted.bytes > room:
         require(spec.base, device, wanted, room, nearest(setup, None, room))
+
+
+def width_beside(spec: ModelSpec, folder: Path, device: str, replicas: int) -> AtOnce:
+    """How much can be generated together, now that the model is loaded, with one dense replica if `replicas` bytes have
+    room for one. Where the model's sizes cannot be told it is as usual, and what does not fit is backed off from."""
+    from cai.models.local.machine import free_memory, total_memory
+
+    try:
+        shape = shape_of(folder)
+    except InputError:
+        return USUAL
+    kind: Device = "cpu" if device == "cpu" else "cuda"
+    setup = setup_for(spec, shape, kind, total_memory())
+    replica = setup.width * shape.linear
+    return at_once(setup, free_memory(device) - (replica if replica <= replicas else 0))
 
 
 def gib(count: int) -> str:

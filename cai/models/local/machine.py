@@ -39,11 +39,16 @@ def total_memory() -> int:
 
 
 def free_memory(device: str = "cpu") -> int:
-    """Bytes that a process can still have: on a GPU what its driver says; on a CPU within the container's limit too."""
+    """Bytes that a process can still have: on a GPU within the share of it that torch may take, on a CPU within the
+    container's limit."""
     if device != "cpu":
         import torch
 
-        return int(torch.cuda.mem_get_info(device)[0])
+        driver, total = torch.cuda.mem_get_info(device)
+        share = torch.cuda.get_per_process_memory_fraction(device)
+        return free_on_gpu(
+            driver, int(share * total), torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+        )
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for line in _lines(Path("/proc/meminfo")):
         if line.startswith("MemAvailable:"):
@@ -52,6 +57,11 @@ def free_memory(device: str = "cpu") -> int:
     if limits and used and limits[0].isdecimal():
         free = min(free, int(limits[0]) - int(used[0]))
     return free
+
+
+def free_on_gpu(driver: int, limit: int, reserved: int, allocated: int) -> int:
+    """What the driver still has, but no more than leads up to the limit; and what torch holds and nobody uses."""
+    return max(0, min(driver, limit - reserved)) + reserved - allocated
 
 
 def _lines(path: Path) -> list[str]:

@@ -141,6 +141,40 @@ class Training:
 Work = Generating | Judging | Training
 
 
+@dataclass(frozen=True, slots=True)
+class AtOnce:
+    """How much is generated together, at most."""
+
+    rows: int = GENERATE_ROWS
+    tokens: int = GENERATE_TOKENS
+    """Positions of all rows, with room for the longest of them in each."""
+
+    def halved(self) -> "AtOnce":
+        return AtOnce(self.rows // 2, self.tokens // 2)
+
+
+USUAL = AtOnce()
+MOST: dict[Device, AtOnce] = {"cpu": USUAL, "cuda": AtOnce(128, 131_072)}
+"""However much memory there is."""
+LEAST_TOKENS = 2048
+"""Fewer are not planned for: an estimate may err, and a batch that does not fit is backed off from."""
+WIDTH_SHARE = 0.85
+"""The share of what is left beside the model that generating takes: allocators leave gaps, and others come and go."""
+
+
+def at_once(setup: Setup, room: int) -> AtOnce:
+    """How much can be generated together in so many bytes beside the model, in steps coarse enough for the next run on
+    this machine to find the same."""
+    most = MOST[setup.device]
+    under_way = max(_pass_bytes(setup, PREFILL_TOKENS), _drawing_bytes(setup, most.rows))
+    rest = int(WIDTH_SHARE * room) - KEPT_BYTES - under_way - _step_bytes(setup, most.rows)
+    fitting = rest * setup.shape.layers // (cache_bytes(setup) * (setup.shape.layers + 1))
+    tokens = LEAST_TOKENS
+    while tokens < most.tokens and 2 * tokens <= fitting:
+        tokens *= 2
+    return AtOnce(most.rows, min(tokens, most.tokens))
+
+
 def need(setup: Setup, work: Work | None = None) -> PhaseNeed:
     """What doing this work with this model takes; without work, what holding it takes."""
     match work:
@@ -223,14 +257,30 @@ def _generating(setup: Setup, work: Generating) -> tuple[Part, ...]:
     length = work.prompt + work.reply
     each = cache_bytes(setup)
     cache = work.rows * length * each
-    vocabulary = work.rows * setup.shape.vocabulary
-    # fp32 logits; drawing: fp64 logits, probabilities and running sums.
-    logits = vocabulary * (4 + (3 * 8 if work.sampled else 0))
+    logits = _drawing_bytes(setup, work.rows, sampled=work.sampled)
     # Beside the cache, while it grows, one layer's old keys and values.
     working = max(
         _pass_bytes(setup, min(work.rows * work.prompt, PREFILL_TOKENS)), cache // setup.shape.layers + logits
     )
-    return Part("keys and values", cache), Part("kept keys and values", work.kept), Part("under way", working)
+    return (
+        Part("keys and values", cache),
+        Part("kept keys and values", work.kept),
+        Part("recorded steps", _step_bytes(setup, work.rows)),
+        Part("under way", working),
+    )
+
+
+def _drawing_bytes(setup: Setup, rows: int, *, sampled: bool = True) -> int:
+    """fp32 logits; drawing: fp64 logits, probabilities and running sums."""
+    return rows * setup.shape.vocabulary * (4 + (3 * 8 if sampled else 0))
+
+
+def _step_bytes(setup: Setup, rows: int) -> int:
+    """What recorded steps hold on a GPU: their logits, and the inside of a step, for which they have a pool of their
+    own. Nothing is recorded on a CPU."""
+    if setup.device == "cpu":
+        return 0
+    return rows * setup.shape.vocabulary * (4 + 4 + setup.width) + _pass_bytes(setup, rows)
 
 
 def _judging(setup: Setup, work: Judging) -> tuple[Part, ...]:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from cai.errors import InputError
 from cai.models.local import attention, packed
 from cai.models.local.attention import Pass
+from cai.models.local.fixed import FixedPass
 from cai.models.local.fused import fuse
 from cai.models.local.head import LogitForm, token_logps
 from cai.models.local.layout import Layout, TokenRow, lay_out
@@ -48,6 +49,8 @@ class Network:
         """Stands where transformers expects a mask, so that it builds none."""
         if self.device.type == "cpu" and self.dtype == torch.float32:
             fuse(model)
+        self.cached: list[torch.Tensor] = []
+        """What a layer keeps of no position at all, (2, 0, G, 0, D) each: the form of its keys and values."""
         self._check(place)
         self.decodes = layer_types <= SUPPORTED_LAYERS and self._passes_agree()
         """Whether passes over slots give what the model itself says; if not, only `generate` can decode."""
@@ -75,9 +78,9 @@ class Network:
         output = self._decoder(input_ids=ids_BS, attention_mask=mask, position_ids=positions_BS, use_cache=False)
         return output.last_hidden_state  # type: ignore[no-any-return]
 
-    def pass_over(self, ids_BS: torch.Tensor, positions_BS: torch.Tensor, run: Pass) -> torch.Tensor:
+    def pass_over(self, ids_BS: torch.Tensor, positions_BS: torch.Tensor, run: Pass | FixedPass) -> torch.Tensor:
         """The last hidden states (B, S, D) of positions that see what `run` holds and says. Without gradients."""
-        with self._attention(attention.NAME):
+        with self._attention(run.attention):
             output = self._decoder(
                 input_ids=ids_BS,
                 attention_mask=self._nothing,
@@ -158,6 +161,7 @@ class Network:
                 plain = self.logits(self.hidden(ids_BS)[0])
                 at_1S = torch.arange(9, device=self.device)[None]
                 parts.append(self.pass_over(ids_BS[:, :3], at_1S[:, :3], Pass(at_1S[:, :3], made=made)))
+                self.cached = [each[:, :0, :, :0].clone() for each in made]
                 shared, slots = attention.layers_of(made, 0, 3), attention.Slots(1)
                 slots.reserve(6)
                 for first, last in ((3, 8), (8, 9)):
@@ -167,7 +171,7 @@ class Network:
                 ours = self.logits(torch.cat(parts, dim=1)[0])
         except (TypeError, KeyError, AttributeError, RuntimeError, IndexError):
             return False
-        return self._error(plain, ours) <= 1.0
+        return self.error(plain, ours) <= 1.0
 
     def _packing_agrees(self) -> bool:
         """Try two answers to one prompt, and another text, against the plain forward pass of each."""
@@ -185,7 +189,7 @@ class Network:
                 for row, told in zip(rows, layout.told, strict=True):
                     plain = self.hidden(self.tensor([(*row.prompt_ids, *row.completion_ids)]))
                     own = self.logits(plain[0, len(row.prompt_ids) - 1 :])
-                    errors.append(self._error(own, self.logits(hidden_SD[list(told)])))
+                    errors.append(self.error(own, self.logits(hidden_SD[list(told)])))
         except (TypeError, KeyError, AttributeError, RuntimeError, IndexError):
             return False
         return all(error <= 1.0 for error in errors)
@@ -203,7 +207,7 @@ class Network:
             layers[-1].forward = own
         return agrees
 
-    def _error(self, own: torch.Tensor, ours: torch.Tensor) -> float:
+    def error(self, own: torch.Tensor, ours: torch.Tensor) -> float:
         """The largest difference, in units of what rounding may explain; NaN where there is one."""
         allowed = 1e-3 if self.dtype != torch.bfloat16 else 3e-2
         return (own - ours).abs().max().item() / (allowed * max(1.0, own.abs().max().item()))
@@ -218,7 +222,7 @@ class Network:
         with torch.no_grad():
             own = self.model(input_ids=ids_BS, use_cache=False).logits[0].float()
             ours = self.logits(self.hidden(ids_BS)[0]).float()
-        error = self._error(own, ours)
+        error = self.error(own, ours)
         if not error <= 1.0:
             raise InputError(
                 place,

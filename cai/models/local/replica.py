@@ -4,9 +4,11 @@ A replica is a cache. The 4-bit weights and the adapter stay what they are, noth
 never sees it. It is made when an adapter first generates, where memory allows; the last few are kept.
 """
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +18,8 @@ from transformers import PreTrainedModel
 
 from cai.models.local.upstream import compute_dtype, dequantised, four_bit_layers
 
+_log = logging.getLogger(__name__)
+
 
 class Replicas:
     """Dense copies by adapter, within a budget of bytes; with none, generation runs through the layers themselves."""
@@ -23,20 +27,32 @@ class Replicas:
     def __init__(self, model: PreTrainedModel, budget: int) -> None:
         self._model = model
         self._budget = budget
-        self._held: OrderedDict[str, dict[Any, torch.Tensor]] = OrderedDict()
+        self._held: OrderedDict[str, _Copy] = OrderedDict()
+        self._made_so_far = 0
 
     @contextmanager
-    def active(self, adapter: str | None) -> Iterator[None]:
-        """Run with the adapter's dense copy, if there is room for one. The adapter itself must be active as well."""
-        dense = self._of(adapter)
+    def active(self, adapter: str | None) -> Iterator[int | None]:
+        """Run with the adapter's dense copy, if there is room for one, and tell its number: every copy has another. The
+        adapter itself must be active as well."""
+        copy = self._of(adapter)
+        dense = {} if copy is None else copy.dense
         before = {layer: layer.forward for layer in dense}
         for layer, weight in dense.items():
             layer.forward = _Dense(weight, _base(layer).bias)
         try:
-            yield
+            yield None if copy is None else copy.number
         finally:
             for layer, forward in before.items():
                 layer.forward = forward
+
+    def __len__(self) -> int:
+        """How many copies there are."""
+        return len(self._held)
+
+    def allow(self, budget: int) -> None:
+        """Hold as many bytes as this from now on; what is there is made anew."""
+        self._budget = budget
+        self._held.clear()
 
     def forget(self, adapter: str) -> None:
         self._held.pop(adapter, None)
@@ -44,16 +60,24 @@ class Replicas:
     def clear(self) -> None:
         self._held.clear()
 
-    def _of(self, adapter: str | None) -> dict[Any, torch.Tensor]:
+    def _of(self, adapter: str | None) -> "_Copy | None":
         if adapter is None or any(_base(layer).weight.dtype == torch.int8 for layer in self._layers()):
-            return {}
+            return None
         if adapter not in self._held:
             size = self._size()
             while self._held and size * (len(self._held) + 1) > self._budget:
                 self._held.popitem(last=False)
             if size > self._budget:
-                return {}
-            self._held[adapter] = self._made(adapter)
+                return None
+            try:
+                self._held[adapter] = _Copy(self._made_so_far, self._made(adapter))
+            except torch.OutOfMemoryError:
+                # Others took the memory since the budget was set.
+                self._budget = 0
+                self._held.clear()
+                _log.warning("generation goes on without a dense copy, which is slower: there is no memory for one")
+                return None
+            self._made_so_far += 1
         self._held.move_to_end(adapter)
         return self._held[adapter]
 
@@ -76,6 +100,13 @@ class Replicas:
                 weight = dequantised(base) if id(base) in four_bit else base.weight.float()
                 made[layer] = (weight + layer.get_delta_weight(adapter).float()).to(dtype)
         return made
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    number: int
+    dense: dict[Any, torch.Tensor]
+    """By layer."""
 
 
 class _Dense:

@@ -74,13 +74,14 @@ class Trainee:
     @contextmanager
     def resting(self) -> Iterator[LocalModel]:
         """The policy while nobody trains it: a view that generates faster, with a dense copy where there is room for
-        one. What it remembered is forgotten at the end."""
+        one. What it remembered, and the room it took, is given back at the end."""
         try:
             yield LocalModel(self._bench, f"{self._base_name}+training", self.policy, self._fingerprint)
         finally:
             with self._bench.lock:
                 self._bench.replicas.forget(self.policy)
                 self._bench.kept.forget(self.policy)
+                self._bench.steps.clear()
 
     def state(self) -> dict[str, torch.Tensor]:
         """A copy of the weights on the CPU, for a checkpoint."""

@@ -13,12 +13,14 @@ import torch
 
 from cai.errors import OutOfMemory
 from cai.models.local.choices import MAX_PASS_TOKENS, choice_logps
-from cai.models.local.decode import MAX_ROWS, Decoded, DecodeRow, Decoding, Memory, decode
+from cai.models.local.decode import Decoded, DecodeRow, Decoding, Memory, decode
 from cai.models.local.fallback import choice_logps_alone, decode_by_generate
 from cai.models.local.loading import Loaded
 from cai.models.local.lora import Adapters
+from cai.models.local.memory import USUAL, AtOnce
 from cai.models.local.prefix import Kept
 from cai.models.local.replica import Replicas
+from cai.models.local.steps import Steps
 from cai.models.protocol import Choice, ChoiceRequest, Reply, Request, RowError
 
 
@@ -31,17 +33,20 @@ class Bench:
     lock: threading.RLock
     kept: Kept
     replicas: Replicas
+    steps: Steps
     limits: "Limits"
 
 
 class Limits:
-    """How many rows are in hand at once, at most."""
+    """How much is in hand at once, at most."""
 
-    def __init__(self) -> None:
-        self.rows = MAX_ROWS
+    def __init__(self, usual: AtOnce = USUAL) -> None:
+        self.usual = usual
+        """What fits beside the model, by the estimate."""
+        self.at_once = usual
 
-    def set(self, rows: int | None) -> None:
-        self.rows = MAX_ROWS if rows is None else min(rows, MAX_ROWS)
+    def set(self, at_once: AtOnce | None) -> None:
+        self.at_once = self.usual if at_once is None else at_once
 
 
 class LocalModel:
@@ -57,6 +62,8 @@ class LocalModel:
         self._frozen = frozen
         self._memory = Memory(bench.kept, adapter or "") if frozen else None
         """Nothing is remembered of weights that change."""
+        self._steps = bench.steps if frozen else None
+        """Nor is room held that their training needs."""
 
     @property
     def fingerprint(self) -> str:
@@ -69,11 +76,11 @@ class LocalModel:
             return []
         rows = [self._row(request) for request in requests]
         with self._at_work():
-            network, at_once = self._bench.loaded.network, self._bench.limits.rows
+            network, at_once = self._bench.loaded.network, self._bench.limits.at_once
             if network.decodes:
-                decoded = decode(network, rows, self._ending(requests), self._memory, at_once)
+                decoded = decode(network, rows, self._ending(requests), self._memory, at_once, self._steps)
             else:
-                decoded = decode_by_generate(network, rows, self._ending(requests), at_once)
+                decoded = decode_by_generate(network, rows, self._ending(requests), at_once.rows)
         return [self._reply(*both) for both in zip(requests, rows, decoded, strict=True)]
 
     def choose(self, requests: Sequence[ChoiceRequest]) -> list[Choice]:
@@ -87,9 +94,9 @@ class LocalModel:
             for r in requests
         ]
         with self._at_work():
-            network, at_once = self._bench.loaded.network, self._bench.limits.rows
+            network, rows = self._bench.loaded.network, min(self._bench.limits.at_once.rows, USUAL.rows)
             if network.decodes:
-                sums = choice_logps(network, encoded, self._memory, MAX_PASS_TOKENS * at_once // MAX_ROWS)
+                sums = choice_logps(network, encoded, self._memory, MAX_PASS_TOKENS * rows // USUAL.rows)
             else:
                 sums = choice_logps_alone(network, encoded)
         read = [len(prompt_ids) + max(map(len, options)) for prompt_ids, options in encoded]
@@ -102,7 +109,10 @@ class LocalModel:
             yield whole.text
             return whole
         row = self._row(request)
-        decoding = Decoding(self._bench.loaded.network, [row], self._ending([request]), self._memory)
+        ending = self._ending([request])
+        with self._at_work():
+            network, at_once = self._bench.loaded.network, self._bench.limits.at_once
+            decoding = Decoding(network, [row], ending, self._memory, at_once, self._steps)
         sent = 0
         while not decoding.done():
             with self._at_work():
@@ -120,14 +130,19 @@ class LocalModel:
         bench = self._bench
         try:
             dense = self._adapter if self._frozen else None
-            with bench.lock, bench.adapters.active(self._adapter), bench.replicas.active(dense):
+            with (
+                bench.lock,
+                bench.adapters.active(self._adapter),
+                bench.replicas.active(dense) as copy,
+                bench.steps.speaking(self._adapter, copy),
+            ):
                 yield
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
                 raise
-            self._bench.kept.clear()
-            device = str(self._bench.loaded.network.device)
-            raise OutOfMemory(device, self._bench.limits.rows) from error
+            bench.kept.clear()
+            bench.steps.clear()
+            raise OutOfMemory(str(bench.loaded.network.device), bench.limits.at_once.rows) from error
 
     def _row(self, request: Request) -> DecodeRow:
         chat = self._bench.loaded.chat

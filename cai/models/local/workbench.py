@@ -18,7 +18,8 @@ from cai.errors import InputError
 from cai.files import sha256_of
 from cai.models.local.chat import ChatFormat
 from cai.models.local.finding import Found, find_model
-from cai.models.local.fitting import require_loadable
+from cai.models.local.fitting import require_loadable, width_beside
+from cai.models.local.graphs import recorder
 from cai.models.local.loading import load, pick_device, replica_budget
 from cai.models.local.logprobs import TokenRow, hidden_at
 from cai.models.local.lora import WEIGHTS, Adapters, Origin, read_config, scores
@@ -27,6 +28,7 @@ from cai.models.local.replica import Replicas
 from cai.models.local.roles import Trainee
 from cai.models.local.scorer import Scorer
 from cai.models.local.spec import LoraSpec, ModelSpec
+from cai.models.local.steps import Steps
 from cai.models.local.view import Bench, Limits, LocalModel
 from cai.records import Message, digest
 
@@ -58,9 +60,11 @@ class Workbench:
         self.device = str(self.network.device)
         self.dense_bytes = self._loaded.dense_bytes
         self._adapters = Adapters(self.network.model)
-        self.limits = Limits()
-        replicas = Replicas(self.network.model, replica_budget(self.device))
-        self._bench = Bench(self._loaded, self._adapters, threading.RLock(), Kept(KEPT_BYTES), replicas, self.limits)
+        budget = replica_budget(self.device)
+        self.limits = Limits(width_beside(spec, found.folder, self.device, budget))
+        replicas, steps = Replicas(self.network.model, budget), Steps(self.network, recorder(self.network.device))
+        lock, kept = threading.RLock(), Kept(KEPT_BYTES)
+        self._bench = Bench(self._loaded, self._adapters, lock, kept, replicas, steps, self.limits)
         self._views: dict[str, tuple[str, LocalModel]] = {}
         self._made = 0
         self.fingerprint = digest(
@@ -147,6 +151,7 @@ class Workbench:
             for name in self._names(role):
                 self._adapters.remove(name)
                 self._bench.replicas.forget(name)
+                self._bench.steps.forget(name)
                 self._bench.kept.forget(name)
 
     def _names(self, role: Trainee | Scorer | LocalModel) -> list[str]:
@@ -181,6 +186,7 @@ class Workbench:
         with self._bench.lock:
             self._bench.kept.clear()
             self._bench.replicas.clear()
+            self._bench.steps.clear()
 
     def _new_name(self, role: str) -> str:
         self._made += 1
@@ -202,6 +208,7 @@ class Workbench:
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             "dense_copy": self._loaded.dense_bytes > 0,
             "decoding": "step loop" if self.network.decodes else "transformers' generate",
+            **({"steps": "recorded"} if self._bench.steps.on else {}),
             "base": self._found.name,
             "base_revision": self._found.revision,
             "base_fingerprint": self.fingerprint,

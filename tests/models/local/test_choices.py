@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from cai.models.local import attention
 from cai.models.local.choices import MAX_TREE_TOKENS, choice_logps
 from cai.models.local.decode import Memory
 from cai.models.local.network import Network
@@ -49,7 +50,10 @@ def read_tokens(network: Network) -> list[int]:
 
 @pytest.mark.parametrize("kind", ["Llama", "Qwen3", "Mistral", "Gemma2", "Phi3"])
 @pytest.mark.parametrize("few_shot", [(), FEW_SHOT])
-def test_every_choice_is_the_sum_of_its_tokens_log_probabilities(make_model, kind, few_shot):
+@pytest.mark.parametrize("kernels", ["of a CPU", "of a GPU"])
+def test_every_choice_is_the_sum_of_its_tokens_log_probabilities(make_model, monkeypatch, kind, few_shot, kernels):
+    if kernels == "of a GPU":
+        monkeypatch.setattr(attention, "_FUSED", None)
     network = exact_network(make_model(kind))
     options = [(80,), (81,), (80, 82), (80, 83, 84), (85, 86)]
     prompts = [*judgements(few_shot), (5, 6, 7), (5, 6)]

@@ -8,8 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cai.models.local import attention
-from cai.models.local.decode import DecodeRow, Decoding, Memory, _longest_first, _width, decode
+from cai.models.local.decode import DecodeRow, Decoding, Memory, _longest_first, decode
 from cai.models.local.logprobs import TokenRow, completion_logps
+from cai.models.local.memory import AtOnce
 from cai.models.local.network import Network
 from cai.models.local.prefix import MIN_SHARED, Kept
 from cai.models.protocol import Sampling
@@ -72,7 +73,7 @@ def test_a_shared_beginning_and_rows_taken_in_later_change_no_token(make_model, 
     ]
     alone = [decode(network, [row], never)[0] for row in rows]
     assert decode(network, rows, never) == alone
-    assert decode(network, rows, never, max_rows=3) == alone, "rows wait for a place and are taken in later"
+    assert decode(network, rows, never, at_once=AtOnce(rows=3)) == alone, "rows wait for a place and are taken in later"
     assert [len(decoded.ids) for decoded in alone] == limits
 
 
@@ -86,6 +87,27 @@ def test_rows_whose_scores_do_not_fit_at_once_take_turns(make_model, monkeypatch
     at_once = decode(network, rows, never)
     monkeypatch.setattr(attention, "MAX_SCORES", most)
     assert decode(network, rows, never) == at_once
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Qwen3", "Mistral", "Gemma2", "Phi3"])
+def test_the_way_that_a_gpu_takes_says_the_same(make_model, monkeypatch, kind):
+    """Prompts under a causal kernel, rows that go on under a mask, single tokens by their groups of heads."""
+    network = exact_network(make_model(kind))
+    memory = [Memory(Kept(1 << 26), "base") for _ in range(2)]
+    first = [DecodeRow(ids, GREEDY, 0) for ids in prompts(9)]
+
+    def said(kept: Memory) -> list[list[tuple[int, ...]]]:
+        turns = [decode(network, first, never, kept, AtOnce(rows=4))]
+        more = [
+            DecodeRow((*row.prompt_ids, *told.ids, 40, 41), GREEDY, 0)
+            for row, told in zip(first, turns[0], strict=True)
+        ]
+        turns.append(decode(network, more, never, kept))
+        return [[row.ids for row in turn] for turn in turns]
+
+    wanted = said(memory[0])
+    monkeypatch.setattr(attention, "_FUSED", None)
+    assert said(memory[1]) == wanted
 
 
 @pytest.mark.parametrize("kind", ["Llama", "Mistral", "Gemma2"])
@@ -135,7 +157,7 @@ def test_finished_rows_leave_and_waiting_rows_take_their_places(make_model):
     network = exact_network(make_model("Mistral"))
     limits = [2, 3, 20, 4, 1, 20]
     rows = [DecodeRow(ids, Sampling(1.0, 1.0, n), 7) for ids, n in zip(prompts(6), limits, strict=True)]
-    decoding = Decoding(network, rows, never, max_rows=4)
+    decoding = Decoding(network, rows, never, at_once=AtOnce(rows=4))
     widths = []
     while not decoding.done():
         decoding.step()
@@ -163,10 +185,12 @@ def test_a_row_ends_where_its_ending_says_and_keeps_the_ending_id(make_model):
     assert (stopped.finish, free.finish) == ("stop", "length")
 
 
-def test_rows_wait_longest_first_and_within_the_limits():
+def test_rows_wait_longest_first_and_within_the_limits(make_model):
+    network = exact_network(make_model())
     rows = [DecodeRow((1,) * (1 + 37 * i % 400), Sampling(max_new_tokens=1000), 0) for i in range(200)]
     assert sorted(_longest_first(rows)) == list(range(200))
     lengths = [len(rows[i].prompt_ids) for i in _longest_first(rows)]
     assert lengths == sorted(lengths, reverse=True)
-    assert _width(rows, 0, 64) == 65_536 // (max(lengths) + 1000) < 64
-    assert _width(rows[:1], 0, 64) == 1
+    assert Decoding(network, rows, never)._slots.rows == 65_536 // (max(lengths) + 1000) < 64
+    assert Decoding(network, rows, never, at_once=AtOnce(64, 1000))._slots.rows == 1, "one row there always is"
+    assert Decoding(network, rows[:1], never)._slots.rows == 1

@@ -4,14 +4,17 @@ from dataclasses import replace
 
 import pytest
 
+from cai.models.local.machine import free_on_gpu
 from cai.models.local.memory import (
     GIB,
     TILE_LOGITS,
+    AtOnce,
     Generating,
     Judging,
     Setup,
     Training,
     adapter_parameters,
+    at_once,
     cache_bytes,
     four_bit_bytes,
     keeps_dense_copies,
@@ -20,8 +23,9 @@ from cai.models.local.memory import (
     saved_bytes,
     weight_bytes,
 )
-from cai.models.local.shape import Shape, shape_from_config
+from cai.models.local.shape import Shape, shape_from_config, shape_of
 from cai.models.local.spec import LoraSpec
+from cai.models.tiny.weights import FOLDER
 
 LLAMA_8B = {
     "model_type": "llama",
@@ -166,3 +170,28 @@ def test_the_peak_is_the_largest_phase(llama: Shape) -> None:
 def test_a_cpu_keeps_fp32_copies_where_they_take_a_quarter_of_its_memory() -> None:
     assert keeps_dense_copies(GIB, 16 * GIB)
     assert not keeps_dense_copies(GIB + 1, 16 * GIB)
+
+
+def test_how_much_is_generated_at_once_follows_from_what_is_free(llama: Shape) -> None:
+    """An 8B Llama keeps 131,072 bytes a position. Beside 512 MiB kept and 4,096 positions of a prompt under way
+    (2 × 4,096 + 4 × 14,336 numbers each, and a matrix unpacked) and 0.3 GiB of recorded steps, 85 % of 8 GiB hold
+    32,768 positions; of 4 GiB 8,192, since 16,384 and another layer's are 2,112 MiB and there are 2,061."""
+    setup = Setup(llama)
+    assert at_once(setup, 64 * GIB) == AtOnce(128, 131_072), "there is a bound however much is free"
+    found = [at_once(setup, room * GIB) for room in (8, 4)]
+    assert found == [AtOnce(128, 32_768), AtOnce(128, 8_192)]
+    assert at_once(setup, 8 * GIB - 50_000_000) == found[0], "a little less changes nothing"
+    assert at_once(setup, 0) == at_once(setup, -GIB) == AtOnce(128, 2048), "a beginning there always is"
+
+
+def test_a_cpu_with_memory_enough_generates_as_many_rows_as_ever() -> None:
+    tiny = Setup(shape_of(FOLDER), device="cpu")
+    assert at_once(tiny, 4 * GIB) == AtOnce() == AtOnce(64, 65_536)
+    assert AtOnce(64, 65_536).halved() == AtOnce(32, 32_768)
+
+
+def test_free_memory_of_a_gpu_is_what_torch_may_have_and_what_it_has_unused() -> None:
+    """Of 80 GB the driver has 60 left, and torch holds 15 of which it uses 12."""
+    assert free_on_gpu(60, 80, 15, 12) == 63
+    assert free_on_gpu(60, 22, 15, 12) == 10, "under a limit of 22, 7 more and the 3 that are unused"
+    assert free_on_gpu(60, 12, 15, 12) == 3, "over the limit there is only what is unused"

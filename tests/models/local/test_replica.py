@@ -99,3 +99,19 @@ def test_only_as_many_copies_as_the_budget_has_room_for(adapted):
     replicas._held["older"] = replicas._held.pop(name)
     with replicas.active(name):
         assert list(replicas._held) == [name]
+
+
+def test_a_copy_for_which_there_is_no_memory_after_all_is_done_without(adapted, caplog):
+    bench, folder = adapted("nf4")
+    view, replicas = bench.view(folder), bench._bench.replicas
+    asked = [ChoiceRequest((Message("user", "say it"),), ("yes", "no"))]
+    wanted = view.choose(asked)[0].logprobs
+    replicas.clear()
+
+    def full(adapter: str) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    replicas._made = full
+    assert view.choose(asked)[0].logprobs == pytest.approx(wanted, abs=2e-4)
+    assert not replicas._held
+    assert "generation goes on without a dense copy" in caplog.text
