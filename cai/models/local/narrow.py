@@ -21,13 +21,18 @@ _BY_POSITION = ("position_ids", "position_embeddings", "cache_position")
 """What a layer is told of each position beside its hidden state: tensors (1, S, ...), or pairs of them."""
 
 
-class NarrowPacking(Packing):
+class NarrowPacking:
     """A packing whose last layer only the asked positions come out of."""
 
     def __init__(self, layout: Layout, device: torch.device) -> None:
-        super().__init__(layout.entries, len(layout.ids), device)
+        size = len(layout.ids)
+        self._whole = Packing(layout.entries, size, device)
         self.asked_N = torch.tensor(layout.asked, device=device)
-        self.last = Packing(layout.last, len(layout.ids), device, layout.asked)
+        self.last = Packing(layout.last, size, device, layout.asked)
+
+    def attend(self, query_SHD: torch.Tensor, key_SGD: torch.Tensor, value_SGD: torch.Tensor, how: How) -> torch.Tensor:
+        """In every layer but the last."""
+        return self._whole.attend(query_SHD, key_SGD, value_SGD, how)
 
 
 class LastLayer:
