@@ -65,7 +65,7 @@ class Scene:
     """Where the reward model of these labels and this seed is, or is to be."""
     start: Path | None = None
     """The adapter that policies begin with."""
-    limit: int = 480
+    limit: int = 400
     """Prompts that policies learn on."""
 
     def pairs(self, others: bool = False) -> "list[PairRow]":
@@ -158,7 +158,7 @@ def policy(method: str, judged: bool, **settings: object) -> Train:
         from cai.train.rewards import from_scorer
         from cai.train.rollout import PromptRow
 
-        common = {"batch_size": 16, "max_new_tokens": 48, "kl": 0.05, "rollout_epochs": 2, "warmup": 0.0}
+        common = {"batch_size": 16, "max_new_tokens": 48, "kl": 0.15, "rollout_epochs": 2, "warmup": 0.0}
         config = PolicyConfig.model_validate({"method": method, "seed": scene.seed, **common, **settings})
         asked = scene.prompts[: scene.limit]
         rows = [PromptRow(p.id, p.messages, scene.workbench.encode_prompt(p.messages, p.tools), p.tools) for p in asked]
@@ -179,7 +179,7 @@ def policy(method: str, judged: bool, **settings: object) -> Train:
     return train
 
 
-REWARD = {"learning_rate": 2e-3, "epochs": 3, "batch_size": 16}
+REWARD = {"learning_rate": 2e-3, "epochs": 3, "batch_size": 8}
 METHODS: dict[str, Train] = {
     "dpo": preference(loss="dpo", learning_rate=7e-4, epochs=2),
     "cdpo": preference(loss="cdpo", label_smoothing=0.05, learning_rate=7e-4, epochs=2),
@@ -190,15 +190,15 @@ METHODS: dict[str, Train] = {
     "simpo": preference(loss="simpo", learning_rate=7e-4, epochs=2),
     "orpo": preference(loss="orpo", beta=0.5, learning_rate=7e-4, epochs=2),
     "kto": kto(learning_rate=7e-4, epochs=2),
-    "ppo": policy("ppo", judged=False, learning_rate=4e-3, samples=4),
-    "rloo": policy("rloo", judged=False, learning_rate=3e-3, samples=8),
-    "grpo": policy("grpo", judged=False, learning_rate=4e-3, samples=8),
-    "grpo, judge": policy("grpo", judged=True, learning_rate=4e-3, samples=8),
+    "ppo": policy("ppo", judged=False, learning_rate=2e-3, samples=4),
+    "rloo": policy("rloo", judged=False, learning_rate=2e-3, samples=8),
+    "grpo": policy("grpo", judged=False, learning_rate=2e-3, samples=8, kl=0.2),
+    "rloo, judge": policy("rloo", judged=True, learning_rate=2e-3, samples=8),
 }
 
 
 ORDER = ("reward", *METHODS)
-REWARDED = ("ppo", "rloo", "grpo", "grpo, judge")
+REWARDED = ("ppo", "rloo", "grpo", "rloo, judge")
 
 
 def short_tuning(work: Path, workbench: "Workbench") -> Path:
