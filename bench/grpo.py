@@ -6,13 +6,13 @@ Each round has 8 prompts of 60 to 300 tokens and 8 answers to each, sampled at t
 answer ends at any of a fixed random set of ids, so many that it has about 48 tokens, or at 128. Its reward is the share
 of its ids in the lower half of the vocabulary, which both sides count in the same function. The loss is that of
 `dr_grpo`, whose averages do not depend on how an update is split into passes, with a price on the divergence from the
-model without the adapter, so that both sides read the reference. Our log-probabilities before the update have a pass of
-their own; TRL leaves that out, since it makes one update of a round, and that is its gain.
+model without the adapter, so that both sides read the reference. With one update of a round neither side needs a pass
+of its own for the log-probabilities before it.
 
 The two draw differently, so their answers are others of the same lengths and rewards on average. What is compared is
-tokens per second, every answer counted with its prompt, each side by its own. That both do the same work is checked by a
-third side: TRL, given our answers instead of sampling, must find our losses and gradient norms, round after round. What
-it takes is also what TRL's updates take on our very tokens. How the sides take turns stands in `training`.
+tokens per second, every answer counted with its prompt, each side by its own. That both do the same work is checked by
+a third side: TRL, given our answers instead of sampling, must find our losses and gradient norms, round after round.
+What it takes is also what TRL's updates take on our very tokens. How the sides take turns stands in `training`.
 
 TRL runs in its best setting for speed and for memory apart: answers in a pass × passes in an update, and how many
 answers it samples at once, 64 unless it is said. For memory ours has small passes, and samples 16 answers at once.
@@ -46,7 +46,7 @@ SAMPLES = 8
 ANSWERS = ROWS * SAMPLES
 TEXT = (41, 281)
 """Characters of a prompt, each of which is a token; the template adds 19."""
-LONGEST, STOPS = 128, 520
+LONGEST, STOPS = 128, 560
 """The most tokens of an answer, and how many ids end it: 48 tokens on average where all ids are about as likely."""
 BETA = 0.04
 SPEED, MEMORY = 3.0, 1.0

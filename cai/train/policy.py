@@ -115,9 +115,7 @@ class _Objective:
     told_M: Tensor
 
 
-def _policy_pass(
-    scene: Scene, round_: Round, answers: Sequence[int], totals: Totals, update: Update
-) -> _Objective:
+def _policy_pass(scene: Scene, round_: Round, answers: Sequence[int], totals: Totals, update: Update) -> _Objective:
     config, rows = scene.config, [round_.rows[i] for i in answers]
     new = scene.policy.policy_logps(rows, temperature=config.temperature, checkpointing=config.checkpointing)
     if update.begins and not update.looks_back(config):
