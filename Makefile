@@ -37,7 +37,7 @@ bench: .venv/installed-dev
 	done
 
 bench-train: .venv-peers/installed
-	@for name in dpo sft reward kto; do \
+	@for name in dpo sft reward kto grpo; do \
 	    echo "== $$name"; \
 	    .venv-peers/bin/python bench/$$name.py --choose && .venv-peers/bin/python bench/$$name.py || exit 1; \
 	done

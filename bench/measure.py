@@ -15,7 +15,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parent / "results"
 GUIDE = Path(__file__).resolve().parent.parent / "docs" / "speed.md"
-BENCHES = ("generate", "critique", "judge", "chat", "dpo", "sft", "reward", "kto")
+BENCHES = ("generate", "critique", "judge", "chat", "dpo", "sft", "reward", "kto", "grpo")
 START, END = "<!-- figures: make bench -->", "<!-- end of figures -->"
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 

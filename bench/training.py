@@ -171,7 +171,7 @@ def load_adapter(model: object, asked: Asked) -> None:
 
 
 def run_trl(trainer_class: type, asked: Asked, turns: Turns, rows: list[dict[str, object]], **more: object) -> None:
-    """A trainer as it is, on rows that are tokens already, update by update."""
+    """A trainer as it is, on rows that need no preparation, update by update."""
     from datasets import Dataset
     from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
 
@@ -287,7 +287,7 @@ def run(bench: Bench, asked: argparse.Namespace) -> None:
         batches = len(bench.work)
         start = Asked("start", folder, batches)
         Child(bench.script, start).close()
-        trials = {} if asked.choose else kept_trials(bench)
+        trials = {} if asked.choose else kept_trials(bench.name)
         if not trials:
             trials = tried(bench, replace(start, way="TRL"))
         if asked.choose:
@@ -305,9 +305,9 @@ def run(bench: Bench, asked: argparse.Namespace) -> None:
     conclude(bench, found, trials, chosen)
 
 
-def kept_trials(bench: Bench) -> Trials:
-    """What `tried` found last time."""
-    path = RESULTS / f"{bench.name}.json"
+def kept_trials(name: str) -> Trials:
+    """What was found when TRL's settings were tried last time."""
+    path = RESULTS / f"{name}.json"
     found: Trials = json.loads(path.read_text())["facts"]["trl_settings"] if path.exists() else {}
     return found
 
@@ -323,11 +323,15 @@ def tried(bench: Bench, asked: Asked) -> Trials:
         found = race(bench.script, {side: (replace(asked, only=heaviest, **setting), 1)}, 1)[side]
         trials[name] = {"seconds": round(found.seconds[0], 2), "peak_mb": round(found.peak / 1e6)}
         print(f"  {side}: {trials[name]}", flush=True)
-    path = RESULTS / f"{bench.name}.json"
-    kept = json.loads(path.read_text()) if path.exists() else {"bench": bench.name, "results": [], "facts": {}}
+    keep_trials(bench.name, trials)
+    return trials
+
+
+def keep_trials(name: str, trials: Trials) -> None:
+    path = RESULTS / f"{name}.json"
+    kept = json.loads(path.read_text()) if path.exists() else {"bench": name, "results": [], "facts": {}}
     kept["facts"]["trl_settings"] = trials
     path.write_text(json.dumps(kept, indent=1) + "\n")
-    return trials
 
 
 def conclude(bench: Bench, found: Mapping[str, Taken], trials: Trials, chosen: Chosen) -> None:

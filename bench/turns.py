@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ class Asked:
     """Whether the rows of an update come by their lengths, as ours do."""
     micro_tokens: int = 4096
     """Our memory knob."""
+    sampled: int = 0
+    """Answers that TRL samples at once, where it samples."""
 
     @property
     def model(self) -> str:
@@ -56,6 +59,7 @@ class Turns:
         os.dup2(2, 1)
         self._start: float | None = None
         self._found: dict[str, float | None] = {}
+        self._more: Counter[str] = Counter()
         self._before = 0
 
     def watch(self) -> None:
@@ -70,10 +74,19 @@ class Turns:
             raise SystemExit("the bench ended before this child did")
         self._start = time.perf_counter()
 
+    def so_far(self) -> float:
+        """Seconds since this piece of work began."""
+        assert self._start is not None, "a piece is asked for its time that never began"
+        return time.perf_counter() - self._start
+
+    def add(self, **more: float) -> None:
+        """Numbers to be told at this piece's end, each of them a sum over what is added."""
+        self._more.update(more)
+
     def end(self, loss: float | None = None) -> None:
-        assert self._start is not None, "a piece ends that never began"
-        self._found = {"seconds": time.perf_counter() - self._start, "loss": loss}
+        self._found = {"seconds": self.so_far(), "loss": loss, **self._more}
         self._start = None
+        self._more.clear()
 
     def tell(self) -> None:
         self._told.write(json.dumps({**self._found, "peak": status("VmHWM") - self._before}) + "\n")
@@ -130,6 +143,8 @@ class Taken:
     seconds: list[float]
     losses: list[float]
     peak: float
+    more: dict[str, list[float]]
+    """What else was told of each batch."""
 
 
 def race(script: str, sides: Mapping[str, tuple[Asked, int]], batches: int) -> dict[str, Taken]:
@@ -148,4 +163,6 @@ def race(script: str, sides: Mapping[str, tuple[Asked, int]], batches: int) -> d
 
 def taken(reports: Sequence[Mapping[str, float]], batches: int) -> Taken:
     seconds = [sum(report["seconds"] for report in reports[k::batches]) for k in range(batches)]
-    return Taken(seconds, [report["loss"] for report in reports[-batches:]], reports[-1]["peak"])
+    last = reports[-batches:]
+    more = {name: [report[name] for report in last] for name in last[0] if name not in ("seconds", "loss", "peak")}
+    return Taken(seconds, [report["loss"] for report in last], reports[-1]["peak"], more)

@@ -82,7 +82,14 @@ def begin_round(scene: Scene, update: Update, price: float) -> Begun:
         nothing_NU if scene.value is None else value_mask_NU,
     )
     of_parts = {name: fmean(values) for name, values in _named(rewards.parts).items()}
-    return Begun(begun, {**_measure(config, scored, price), **of_parts, **looks(rollouts)})
+    return Begun(begun, {**_measure(config, scored), "kl_coefficient": price, **of_parts, **looks(rollouts)})
+
+
+def drift(round_: Round) -> dict[str, float]:
+    """How far the policy that sampled was from the reference, in nats per answer, and its −log p of a token. Known
+    after the round's first update."""
+    divergence = (round_.old_NT - round_.reference_NT).sum(dim=1).mean()
+    return {"kl": divergence.item(), "entropy": (-round_.old_NT.sum() / round_.tokens).item()}
 
 
 def held_out(scene: Scene, prompts: Sequence[PromptRow]) -> dict[str, float]:
@@ -119,12 +126,13 @@ def _look_back(scene: Scene, update: Update, rows: Sequence[TokenRow]) -> _Seen:
         for answers in passes(config, rows, scene.minibatch(replace(update, part=part))):
             own = [rows[i] for i in answers]
             with torch.no_grad():
-                old = scene.policy.policy_logps(own, temperature=config.temperature).logps_BT
                 reference = scene.policy.reference_logps(own, temperature=config.temperature).logps_BT
-                old_NT[answers, : old.shape[1]] = old.cpu()
-                reference_NT[answers, : old.shape[1]] = reference.cpu()
+                reference_NT[answers, : reference.shape[1]] = reference.cpu()
+                if update.looks_back(config):
+                    old = scene.policy.policy_logps(own, temperature=config.temperature).logps_BT
+                    old_NT[answers, : old.shape[1]] = old.cpu()
                 if scene.value is not None:
-                    values_NU[answers, : old.shape[1] + 1] = with_ends(scene.value.values(own)).cpu()
+                    values_NU[answers, : reference.shape[1] + 1] = with_ends(scene.value.values(own)).cpu()
     return _Seen(old_NT, reference_NT, mask_NT, None if scene.value is None else values_NU)
 
 
@@ -135,18 +143,14 @@ def _value_mask(config: PolicyConfig, mask_NT: Tensor, ended_N: Tensor) -> Tenso
     return torch.arange(mask_NT.shape[1] + 1) < (mask_NT.sum(dim=1) + extra_N)[:, None]
 
 
-def _measure(config: PolicyConfig, scored: Scored, price: float) -> dict[str, float]:
-    found = {
-        "reward": scored.scores_N.mean(),
-        "kl": scored.k1.sum(dim=1).mean(),
-        "entropy": -scored.old_NT.sum() / scored.mask_NT.sum(),
-    }
+def _measure(config: PolicyConfig, scored: Scored) -> dict[str, float]:
+    found = {"reward": scored.scores_N.mean()}
     if config.method == "ppo":
         found["reward_std"] = scored.scores_N.std(correction=0)
     else:
         spread_G = scored.scores_N.view(-1, config.samples).std(dim=1)
         found |= {"reward_std": spread_G.mean(), "frac_reward_zero_std": (spread_G < EQUAL).float().mean()}
-    return {**{name: value.item() for name, value in found.items()}, "kl_coefficient": price}
+    return {name: value.item() for name, value in found.items()}
 
 
 def _named(parts: Mapping[str, list[float]]) -> dict[str, list[float]]:

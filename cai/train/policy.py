@@ -2,8 +2,9 @@
 
 What a round begins with is `experience`'s, what is lost `policy_losses`', which answers stand behind which update
 `rounds`', the update itself `optimise`'s. Old log-probabilities come from the training pass, not from the sampler, on
-passes of the same shape as the first update's: before it the ratio is 1, and that is checked. No pass has dropout, and
-every pass divides its logits by the sampling temperature. The end of turn is a token of the answer like any other.
+passes of the same shape as the first update's: before it the ratio is 1, and that is checked. Where nothing asks for
+them before, they are the first update's own. No pass has dropout, and every pass divides its logits by the sampling
+temperature. The end of turn is a token of the answer like any other.
 Shapes: N answers of a round, B of a forward pass, T their tokens, U value positions.
 """
 
@@ -22,7 +23,7 @@ from cai.records import digest
 from cai.train.actor_critic import ActorCritic
 from cai.train.batches import hold_out, tokens_digest
 from cai.train.config import PolicyConfig
-from cai.train.experience import Scene, begin_round, held_out, with_ends
+from cai.train.experience import Scene, begin_round, drift, held_out, with_ends
 from cai.train.optimise import Gradient, Job, Probe, Step, joined, optimise, require_rows
 from cai.train.policy_losses import Clip, Totals, clipped, k3, stops, token_weights, value_loss
 from cai.train.rollout import PromptRow, RewardFn
@@ -62,10 +63,12 @@ def train_policy(
         if update.begins:
             begun = begin_round(scene, update, held.price)
             held.round, told = begun.round, begun.metrics
-            n = len(begun.round.rows)
-            held.price = adapted(held.price, told["kl"], n, config.kl_target, config.kl_horizon)
         assert held.round is not None and held.round.number == update.round, update
         gradient = policy_gradient(scene, held.round, update)
+        if update.begins:
+            told |= drift(held.round)
+            n = len(held.round.rows)
+            held.price = adapted(held.price, told["kl"], n, config.kl_target, config.kl_horizon)
         there = gradient.row_losses_B.new_tensor
         return Gradient(gradient.ids, gradient.row_losses_B, gradient.metrics | {k: there(v) for k, v in told.items()})
 
@@ -84,7 +87,7 @@ def policy_gradient(scene: Scene, round_: Round, update: Update) -> Gradient:
     value_positions = int(round_.value_mask_NU[list(answers)].sum())
     ids, losses, sums = list[str](), [], []
     for own in passes(config, round_.rows, answers):
-        objective = _policy_pass(scene, round_, own, totals, first=update.begins)
+        objective = _policy_pass(scene, round_, own, totals, update)
         torch.autograd.backward(objective.loss_B.sum())
         loss_B, told = objective.loss_B.detach(), objective.told_M
         if scene.value is not None:
@@ -112,12 +115,14 @@ class _Objective:
     told_M: Tensor
 
 
-def _policy_pass(scene: Scene, round_: Round, answers: Sequence[int], totals: Totals, *, first: bool) -> _Objective:
+def _policy_pass(scene: Scene, round_: Round, answers: Sequence[int], totals: Totals, update: Update) -> _Objective:
     config, rows = scene.config, [round_.rows[i] for i in answers]
     new = scene.policy.policy_logps(rows, temperature=config.temperature, checkpointing=config.checkpointing)
+    if update.begins and not update.looks_back(config):
+        round_.remember(answers, new.logps_BT.detach())
     part = round_.of(answers, new.logps_BT.shape[1], new.logps_BT.device)
     log_ratios = (new.logps_BT - part.old_BT).masked_fill(~new.mask_BT, 0.0)
-    if first:
+    if update.begins:
         _require_same(log_ratios.detach(), [round_.ids[i] for i in answers])
     advantages, weights = part.advantages_BT, token_weights(config.aggregate, new.mask_BT, totals)
     counts = token_weights("token", new.mask_BT, totals)

@@ -38,6 +38,11 @@ class Update:
         """Whether answers are sampled first, and the policy is still the one that gave them."""
         return self.epoch == 0 and self.part == 0
 
+    def looks_back(self, config: PolicyConfig) -> bool:
+        """Whether the policy reads its answers before it learns from them. GRPO's advantages do not ask for that, and
+        where the first update reads the whole round anyway, it finds what the policy was on its way."""
+        return config.method != "grpo" or self.parts > 1
+
 
 def plan_updates(config: PolicyConfig, ids: Sequence[str]) -> list[Update]:
     """Every update of the training, in order. An epoch's last round may have fewer prompts."""
@@ -93,6 +98,7 @@ class Round:
     ids: tuple[str, ...]
     rows: tuple[TokenRow, ...]
     old_NT: Tensor
+    """Zero until the first update where no pass looks back."""
     reference_NT: Tensor
     advantages_NT: Tensor
     values_NU: Tensor
@@ -103,6 +109,10 @@ class Round:
     @property
     def tokens(self) -> int:
         return sum(len(row.completion_ids) for row in self.rows)
+
+    def remember(self, answers: Sequence[int], old_BT: Tensor) -> None:
+        """What the policy that sampled gives to these answers' tokens."""
+        self.old_NT[list(answers), : old_BT.shape[1]] = old_BT.cpu()
 
     def of(self, answers: Sequence[int], width: int, device: torch.device) -> "Part":
         """What is known of some answers, as wide as the longest of them."""

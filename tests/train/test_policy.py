@@ -15,7 +15,7 @@ from cai.models.local.logprobs import TokenLogps, TokenRow
 from cai.models.local.roles import Trainee
 from cai.models.local.workbench import Workbench
 from cai.train.actor_critic import ActorCritic
-from cai.train.experience import begin_round
+from cai.train.experience import begin_round, drift
 from cai.train.optimise import Step
 from cai.train.policy import policy_gradient, train_policy
 from cai.train.rollout import PromptRow
@@ -230,14 +230,75 @@ class Differing:
         return TokenLogps(logps.logps_BT + shift * logps.mask_BT, logps.mask_BT)
 
 
+@pytest.mark.parametrize(("method", "minibatches"), [("rloo", 1), ("grpo", 2)])
 def test_a_policy_that_does_not_agree_with_itself_is_refused(
+    new_actor: NewActor, prompts: list[PromptRow], tmp_path: Path, method: str, minibatches: int
+) -> None:
+    settings = config(method, minibatches=minibatches)
+    differing = Differing(policy_of(new_actor(method)), 0.01)
+    with pytest.raises(CaiError, match=r"answer prompt-\d/\d: before the round's first step .* is 0\.01 nats away"):
+        list(train_policy(settings, prompts, differing, lower_letters, tmp_path, never))  # type: ignore[arg-type]
+    same = Differing(policy_of(new_actor(method)), 0.0)
+    assert list(train_policy(settings, prompts, same, lower_letters, tmp_path / "same", never))  # type: ignore[arg-type]
+
+
+class Counting:
+    """A policy that counts what it reads."""
+
+    def __init__(self, trainee: Trainee) -> None:
+        self.trainee, self.read = trainee, 0
+        self.parameters, self.state, self.reference_logps = trainee.parameters, trainee.state, trainee.reference_logps
+        self.view, self.resting, self.save = trainee.view, trainee.resting, trainee.save
+
+    def policy_logps(self, rows: list[TokenRow], **options: object) -> TokenLogps:
+        self.read += len(rows)
+        return self.trainee.policy_logps(rows, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "reads"),
+    [("grpo", {}, 1), ("grpo", {"rollout_epochs": 2}, 2), ("grpo", {"minibatches": 2}, 2), ("rloo", {}, 2)],
+)
+def test_the_policy_reads_an_answer_no_oftener_than_its_method_asks(
+    new_actor: NewActor, prompts: list[PromptRow], tmp_path: Path, method: str, changes: dict[str, int], reads: int
+) -> None:
+    """Once for each time that it learns from it, and before that where advantages or later updates ask for it."""
+    policy = Counting(policy_of(new_actor(method)))
+    list(train_policy(config(method, **changes), prompts, policy, lower_letters, tmp_path, never))  # type: ignore[arg-type]
+    assert policy.read == reads * len(prompts) * 4
+
+
+def test_grpo_that_reads_a_round_once_learns_as_if_it_had_looked_back(
     new_actor: NewActor, prompts: list[PromptRow], tmp_path: Path
 ) -> None:
-    differing = Differing(policy_of(new_actor("grpo")), 0.01)
-    with pytest.raises(CaiError, match=r"answer prompt-\d/\d: before the round's first step .* is 0\.01 nats away"):
-        list(train_policy(config("grpo"), prompts, differing, lower_letters, tmp_path, never))  # type: ignore[arg-type]
-    same = Differing(policy_of(new_actor("grpo")), 0.0)
-    assert list(train_policy(config("grpo"), prompts, same, lower_letters, tmp_path / "same", never))  # type: ignore[arg-type]
+    """The policy is away from its reference, and the first update is split into passes. A second time over the round
+    clips by what the first one left behind."""
+    settings = config("grpo", rollout_epochs=2, micro_tokens=40)
+    actor = policy_of(new_actor("grpo"))
+    nudge(actor)
+    scene = scene_of(settings, prompts, actor, tmp_path)
+    [first, second, *_] = plan_updates(settings, [prompt.id for prompt in prompts])
+    now = begin_round(scene, first, 0.3).round
+    assert not now.old_NT.any()
+    looked_back = replace(now, old_NT=torch.zeros_like(now.old_NT))
+    with torch.no_grad():
+        for i, row in enumerate(now.rows):
+            looked_back.remember([i], actor.policy_logps([row]).logps_BT)
+    metrics, gradient = gradient_of(actor, lambda: policy_gradient(scene, now, first).metrics)
+    torch.testing.assert_close(now.old_NT, looked_back.old_NT, rtol=1e-5, atol=1e-5)
+    assert drift(now) == pytest.approx(drift(looked_back), rel=1e-4)
+    assert drift(now)["kl"] != 0
+    assert metrics["ratio/first"] == pytest.approx(1, abs=1e-6)
+    again = replace(looked_back, old_NT=looked_back.old_NT.clone())
+    plain, plain_gradient = gradient_of(actor, lambda: policy_gradient(scene, again, replace(first, epoch=1)).metrics)
+    assert metrics["loss"] == pytest.approx(plain["loss"], abs=1e-6)
+    assert (gradient - plain_gradient).norm() < 1e-4 * plain_gradient.norm()
+    nudge(actor)
+    later, later_gradient = gradient_of(actor, lambda: policy_gradient(scene, now, second).metrics)
+    expected, expected_gradient = gradient_of(actor, lambda: policy_gradient(scene, looked_back, second).metrics)
+    assert later == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert later["clip_ratio"] > 0
+    assert (later_gradient - expected_gradient).norm() < 1e-4 * expected_gradient.norm()
 
 
 def test_answers_are_kept_with_their_rewards_and_follow_from_names(
