@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 from cai.train.alarm_curves import ONE_SIDED, RECENT, Curves, Point, mean, median, standard_error, told, where
-from cai.train.alarm_policy import constant_reward
+from cai.train.alarm_policy import told_apart
 
 START = 3
 """Updates at the beginning that later ones are compared with: few, since a rate that is too high soon shows."""
@@ -119,16 +119,15 @@ def _rises(margins: Sequence[Point]) -> bool:
 def nothing_moves(curves: Curves) -> str | None:
     """No gradient arrives, or the policy stays what its reference is, to the last bit.
 
-    Not where rewards are constant: then there is nothing to move for, and another alarm says so.
+    Not where no answer's reward differed: then there is nothing to move for, and another alarm will say so.
     """
-    if constant_reward(curves):
-        return None
     norms, losses = curves.of("grad_norm")[-STILL:], curves.of("loss")[-STILL:]
-    if len(norms) == STILL and not any(point.value for point in norms):
+    if len(norms) == STILL and not any(point.value for point in norms) and told_apart(curves, norms[0].step):
         satisfied = losses and curves.of("rewards/margins") and median(losses) <= NOTHING_LEFT
         return None if satisfied else f"grad_norm is exactly 0 {where(norms)}, and the loss is {told(losses)}"
     for name in ("rewards/margins", "kl"):
         points = curves.after_warm_up(name, STILL)
-        if len(points) == STILL and all(abs(point.value) <= MOTIONLESS for point in points):
+        still = len(points) == STILL and all(abs(point.value) <= MOTIONLESS for point in points)
+        if still and told_apart(curves, points[0].step):
             return f"{name} is 0 {where(points)}, although gradients arrive: grad_norm {told(norms)}"
     return None
