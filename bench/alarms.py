@@ -4,8 +4,8 @@
 
 Short trainings of the embedded model on pairs and prompts of which the better answer is known. Each failure is planted
 on five seeds; healthy trainings differ in method, loss, rate, schedule, batch and noise. Thresholds were chosen on
-seeds below 1000. Every curve stays in the work folder, so that an interrupted bench goes on where it was, and a change of the
-monitors needs no training. Results go to `bench/results/alarms.json`, the table to `docs/monitors.md`.
+seeds below 1000. Every curve stays in the work folder, so that an interrupted bench goes on where it was, and a change
+of the monitors needs no training. Results go to `bench/results/alarms.json`, the table to `docs/monitors.md`.
 """
 
 import argparse

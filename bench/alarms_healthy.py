@@ -40,14 +40,14 @@ class Draw:
             "seed": self.seed,
             "schedule": self.one_of("schedule", "cosine", "linear", "constant"),
             "warmup": self.between("warmup", 0.03, 0.2),
-            "batch_size": round(self.between("batch", 4, 8)),
+            "batch_size": round(self.between("batch", 4, 7)),
             "epochs": int(self.one_of("epochs", "1", "1", "2")),
             "probe_every": 20,
         }
 
-    def rows(self, most: int = 80) -> int:
+    def rows(self, most: int = 70) -> int:
         shared = self.shared()
-        return round(self.between("updates", 60, most)) * int(str(shared["batch_size"])) // int(str(shared["epochs"]))
+        return round(self.between("updates", 50, most)) * int(str(shared["batch_size"])) // int(str(shared["epochs"]))
 
 
 def healthy(arena: Arena, seed: int, folder: Path) -> Iterator[Step]:
@@ -58,7 +58,7 @@ def healthy(arena: Arena, seed: int, folder: Path) -> Iterator[Step]:
 
 def sft(arena: Arena, draw: Draw, folder: Path) -> Iterator[Step]:
     config = SftConfig.model_validate({**draw.shared(), "learning_rate": SFT_RATE * draw.between("rate", 0.3, 1.5)})
-    return trained(train_sft, arena, folder, config, arena.answers(draw.seed, draw.rows(140)))
+    return trained(train_sft, arena, folder, config, arena.answers(draw.seed, draw.rows(120)))
 
 
 def dpo(arena: Arena, draw: Draw, folder: Path) -> Iterator[Step]:
@@ -81,8 +81,7 @@ def kto(arena: Arena, draw: Draw, folder: Path) -> Iterator[Step]:
     rate, labels = KTO_RATE * draw.between("rate", 0.3, 1.5), draw.one_of("labels", "soft", "hard")
     own = {"learning_rate": rate, "labels": labels, "beta": draw.between("beta", 0.05, 0.3)}
     config = KtoConfig.model_validate({**draw.shared(), **own})
-    config = config.model_copy(update={"batch_size": 2 * config.batch_size})
-    return trained(train_kto, arena, folder, config, arena.singles(draw.seed, 2 * draw.rows(), draw.noisy()))
+    return trained(train_kto, arena, folder, config, arena.singles(draw.seed, draw.rows(), draw.noisy()))
 
 
 def reward(arena: Arena, draw: Draw, folder: Path) -> Iterator[Step]:
@@ -99,13 +98,13 @@ def policy(method: str) -> "Method":
             "method": method,
             "epochs": 1,
             "rollout_epochs": epochs,
-            "samples": round(draw.between("samples", 3, 6)),
+            "samples": round(draw.between("samples", 3, 5)),
             "learning_rate": RATES[method] * draw.between("rate", 0.3, 1.2),
             "kl": draw.between("kl", 0.02, 0.1),
             "max_new_tokens": LONGEST,
         }
         config = PolicyConfig.model_validate({**draw.shared(), **own})
-        rounds = round(draw.between("updates", 40, 56)) // epochs
+        rounds = round(draw.between("updates", 36, 48)) // epochs
         return rewarded(arena, folder, config, rounds, rewarding(unsure(draw)))
 
     return steps

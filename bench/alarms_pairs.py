@@ -24,9 +24,8 @@ from cai.train.preference import train_dpo
 from cai.train.reward import train_reward
 from cai.train.sft import train_sft
 
-UPDATES, PAIRS, ROWS = 60, 6, 8
-"""Of a planted failure. Those that have to show early are cut short, a healthy training may be longer."""
-SHORT = 30
+PAIRS, ROWS = 6, 8
+"""Of an update of a planted failure."""
 DPO_RATE, SFT_RATE, KTO_RATE, REWARD_RATE = 7e-4, 1e-3, 7e-4, 2e-3
 """What suits the embedded model from its base: `bench/parts.py`, `bench/works.py` and the quickstart."""
 
@@ -69,7 +68,7 @@ def planted_dpo(
     family: str = "",
     p_chosen: float | None = None,
     held: Held | None = None,
-    updates: int = UPDATES,
+    updates: int = 60,
 ) -> Training:
     def steps(arena: Arena, seed: int, folder: Path) -> Iterator[Step]:
         config = DpoConfig(learning_rate=DPO_RATE * rate, batch_size=PAIRS, seed=seed, probe_every=10)
@@ -79,7 +78,7 @@ def planted_dpo(
     return Training(f"dpo: {name}", steps)
 
 
-def planted_sft(name: str, *, rate: float = 1.0, held: Held | None = None, updates: int = SHORT) -> Training:
+def planted_sft(name: str, *, rate: float = 1.0, held: Held | None = None, updates: int = 20) -> Training:
     def steps(arena: Arena, seed: int, folder: Path) -> Iterator[Step]:
         config = SftConfig(learning_rate=SFT_RATE * rate, batch_size=ROWS, epochs=1, seed=seed)
         return trained(train_sft, arena, folder, config, arena.answers(seed, ROWS * updates), held)
@@ -87,10 +86,10 @@ def planted_sft(name: str, *, rate: float = 1.0, held: Held | None = None, updat
     return Training(f"sft: {name}", steps)
 
 
-def planted_kto(name: str, labels: Labels = as_judged, *, rate: float = 1.0, updates: int = UPDATES) -> Training:
+def planted_kto(name: str, labels: Labels = as_judged, *, rate: float = 1.0, updates: int = 60) -> Training:
     def steps(arena: Arena, seed: int, folder: Path) -> Iterator[Step]:
-        config = KtoConfig(learning_rate=KTO_RATE * rate, batch_size=2 * PAIRS, seed=seed, probe_every=10)
-        return trained(train_kto, arena, folder, config, arena.singles(seed, 2 * PAIRS * updates, labels))
+        config = KtoConfig(learning_rate=KTO_RATE * rate, batch_size=ROWS, seed=seed, probe_every=10)
+        return trained(train_kto, arena, folder, config, arena.singles(seed, ROWS * updates, labels))
 
     return Training(f"kto: {name}", steps)
 
@@ -101,7 +100,7 @@ def planted_reward(
     *,
     rate: float = 1.0,
     held: Held | None = None,
-    updates: int = UPDATES,
+    updates: int = 60,
 ) -> Training:
     def steps(arena: Arena, seed: int, folder: Path) -> Iterator[Step]:
         config = RewardConfig(
@@ -113,23 +112,23 @@ def planted_reward(
 
 
 FAILURES = (
-    Failure(planted_dpo("labels thrown anew", coin), ("labels-teach-nothing",), 60),
-    Failure(planted_dpo("every label a tie", p_chosen=0.5, updates=SHORT), ("nothing-moves",), 20),
-    Failure(planted_dpo("labels turned round", turned_round), ("labels-turned-round",), 60),
-    Failure(planted_dpo("learning rate × 30", rate=30, updates=SHORT), RUINED, 30),
-    Failure(planted_dpo("learning rate × 100", rate=100, updates=SHORT), RUINED, 20),
-    Failure(planted_dpo("no gradient arrives", held=Unreached, updates=SHORT), ("nothing-moves",), 20),
-    Failure(planted_dpo("steps are lost", held=Forgetful, updates=SHORT), ("nothing-moves",), 20),
+    Failure(planted_dpo("labels thrown anew", coin, updates=40), ("labels-teach-nothing",), 40),
+    Failure(planted_dpo("every label a tie", p_chosen=0.5, updates=20), ("nothing-moves",), 20),
+    Failure(planted_dpo("labels turned round", turned_round, updates=40), ("labels-turned-round",), 40),
+    Failure(planted_dpo("learning rate × 30", rate=30, updates=20), RUINED, 20),
+    Failure(planted_dpo("learning rate × 100", rate=100, updates=20), RUINED, 20),
+    Failure(planted_dpo("no gradient arrives", held=Unreached, updates=20), ("nothing-moves",), 20),
+    Failure(planted_dpo("steps are lost", held=Forgetful, updates=20), ("nothing-moves",), 20),
     Failure(planted_dpo("a judge that over-refuses", turned_round, family="refusal"), REFUSING, 60),
     Failure(planted_dpo("a judge that loves length", turned_round, family="brevity"), ("longer",), 60),
-    Failure(planted_sft("learning rate × 30", rate=30), RUINED, 30),
+    Failure(planted_sft("learning rate × 30", rate=30), RUINED, 20),
     Failure(planted_sft("learning rate × 100", rate=100), RUINED, 20),
     Failure(planted_sft("no gradient arrives", held=Unreached), ("nothing-moves",), 20),
-    Failure(planted_kto("labels thrown anew", coin), ("labels-teach-nothing",), 60),
-    Failure(planted_kto("labels turned round", turned_round), ("labels-turned-round",), 60),
-    Failure(planted_kto("learning rate × 100", rate=100, updates=SHORT), RUINED, 20),
-    Failure(planted_reward("labels thrown anew", coin), ("labels-teach-nothing",), 60),
-    Failure(planted_reward("labels turned round", turned_round), ("labels-turned-round",), 60),
-    Failure(planted_reward("learning rate × 100", rate=100, updates=SHORT), RUINED, 20),
-    Failure(planted_reward("no gradient arrives", held=Unreached, updates=SHORT), ("nothing-moves",), 20),
+    Failure(planted_kto("labels thrown anew", coin, updates=70), ("labels-teach-nothing",), 70),
+    Failure(planted_kto("labels turned round", turned_round, updates=40), ("labels-turned-round",), 40),
+    Failure(planted_kto("learning rate × 100", rate=100, updates=20), RUINED, 20),
+    Failure(planted_reward("labels thrown anew", coin, updates=40), ("labels-teach-nothing",), 40),
+    Failure(planted_reward("labels turned round", turned_round, updates=40), ("labels-turned-round",), 40),
+    Failure(planted_reward("learning rate × 100", rate=100, updates=20), RUINED, 20),
+    Failure(planted_reward("no gradient arrives", held=Unreached, updates=20), ("nothing-moves",), 20),
 )

@@ -20,7 +20,7 @@ RATES = {"ppo": 4e-3, "rloo": 3e-3, "grpo": 4e-3}
 """What suits the embedded model: `bench/works.py`."""
 PROMPTS, SAMPLES, EPOCHS = 6, 4, 2
 """Of a round of a planted failure; each of its answers is learnt from twice."""
-LONGEST = 48
+LONGEST = 40
 UPDATES = 40
 PHRASE = "There is so much that could be said here"
 """Now and then an answer of the embedded model has it, whatever was asked."""
@@ -105,7 +105,7 @@ SPOILT = ("collapse", "held-out-falls")
 
 
 def loves_length(method: str) -> Failure:
-    return Failure(planted(method, "a reward that is length", long), ("longer",), 40)
+    return Failure(planted(method, "a reward that is length", long, updates=60), ("longer",), 60)
 
 
 def counts_length(method: str) -> Failure:
@@ -126,7 +126,7 @@ def refusing(method: str) -> Failure:
 
 
 def constant(method: str) -> Failure:
-    return Failure(planted(method, "a constant reward", the_same, updates=20), ("constant-reward",), 20)
+    return Failure(planted(method, "a constant reward", the_same, updates=16), ("constant-reward",), 16)
 
 
 def unreached(method: str) -> Failure:
@@ -134,12 +134,12 @@ def unreached(method: str) -> Failure:
 
 
 def wild(method: str, times: int) -> Failure:
-    return Failure(planted(method, f"learning rate × {times}", rate=times, updates=24), RUINED, 24)
+    return Failure(planted(method, f"learning rate × {times}", rate=times, updates=20), RUINED, 20)
 
 
 FAILURES = (
-    *(plant(method) for method in RATES for plant in (refusing, constant, unreached)),
-    *(wild(method, times) for method in RATES for times in (30, 100)),
-    *(loves_length("grpo"), loves_length("ppo"), counts_length("grpo"), counts_length("rloo")),
-    *(is_phrase("grpo"), is_phrase("rloo"), loves_phrase("grpo"), loves_phrase("ppo")),
+    *(loves_length("ppo"), counts_length("rloo"), counts_length("grpo")),
+    *(is_phrase("rloo"), loves_phrase("grpo")),
+    *(refusing("ppo"), refusing("rloo"), constant("ppo"), constant("grpo"), unreached("ppo"), unreached("rloo")),
+    *(wild("ppo", 30), wild("grpo", 30), wild("rloo", 100), wild("grpo", 100)),
 )

@@ -111,12 +111,15 @@ def held_out_falls(curves: Curves) -> str | None:
 
 def labels_turned_round(curves: Curves) -> str | None:
     """`probe/accuracies` is the same as `rewards/accuracies`, on pairs whose labels are known to be right."""
-    known, trained = curves.of("probe/accuracies")[-PROBES:], curves.after_warm_up("rewards/accuracies", LATEST)
-    if len(known) < PROBES or len(trained) < LATEST // 2 or max(point.value for point in known) > TURNED:
+    known = curves.of("probe/accuracies")[-PROBES:]
+    if len(known) < PROBES or max(point.value for point in known) > TURNED:
         return None
-    if mean(trained) - ONE_SIDED * standard_error(trained) < LEARNED:
+    # Single answers have no accuracy, but margins above nothing.
+    name, learned = ("rewards/accuracies", LEARNED) if curves.of("rewards/accuracies") else ("rewards/margins", 0.0)
+    trained = curves.after_warm_up(name, LATEST)
+    if len(trained) < LATEST // 2 or mean(trained) - ONE_SIDED * standard_error(trained) < learned:
         return None
-    return f"probe/accuracies {told(known)}, while rewards/accuracies is {mean(trained):.2f} {where(trained)}"
+    return f"probe/accuracies {told(known)}, while {name} is {mean(trained):.2g} {where(trained)}"
 
 
 def _start_and_now(curves: Curves, name: str) -> tuple[Sequence[Point], Sequence[Point]]:

@@ -30,6 +30,10 @@ REWARD_LOST = 0.1
 10 nats where β is as low as 0.01, and by more than chosen and rejected were pulled apart."""
 LABELLED, LATEST = 12, 100
 """Updates it takes to say that labels teach nothing, and how many of the newest are looked at."""
+UNRANKED = 40
+"""The same where no accuracy is measured, as of single answers: margins alone take longer to be told from nothing."""
+WON = 0.62
+"""The share of those updates whose margin is above zero: where the answers can be told apart it was 0.7 to 0.9."""
 BARELY = 0.6
 """A training whose accuracy lies below this with some certainty learns next to nothing from its labels; where every
 fifth label is wrong it reaches 0.7."""
@@ -96,17 +100,23 @@ def labels_teach_nothing(curves: Curves) -> str | None:
     """
     accuracies = curves.after_warm_up("rewards/accuracies", LATEST)
     margins = curves.after_warm_up("rewards/margins", LATEST)
-    if min(len(accuracies), len(margins)) < LABELLED or all(abs(point.value) <= MOTIONLESS for point in margins):
+    ranked = bool(curves.of("rewards/accuracies"))
+    enough = min(len(accuracies), len(margins)) >= LABELLED if ranked else len(margins) >= UNRANKED
+    if not enough or all(abs(point.value) <= MOTIONLESS for point in margins):
         return None
-    learned = mean(accuracies) + ONE_SIDED * standard_error(accuracies) >= BARELY
+    if ranked:
+        learned = mean(accuracies) + ONE_SIDED * standard_error(accuracies) >= BARELY
+    else:
+        learned = sum(point.value > 0 for point in margins) >= WON * len(margins)
     if learned or mean(margins) > APART * standard_error(margins) or _rises(margins):
         return None
     if loss_explodes(curves) or gradient_explodes(curves) or chosen_falls(curves):
         return None
-    loss = curves.of("loss")[-RECENT:]
+    chance = f"rewards/accuracies {mean(accuracies):.2f} and " if ranked else ""
+    usual = " (ln 2 is 0.693)" if ranked else ""
     return (
-        f"rewards/accuracies {mean(accuracies):.2f} and rewards/margins {mean(margins):.2g} on average "
-        f"{where(accuracies)}; loss {told(loss)} (ln 2 is 0.693); grad_norm {told(curves.of('grad_norm')[-RECENT:])}"
+        f"{chance}rewards/margins {mean(margins):.2g} on average {where(margins)}; loss "
+        f"{told(curves.of('loss')[-RECENT:])}{usual}; grad_norm {told(curves.of('grad_norm')[-RECENT:])}"
     )
 
 
@@ -125,7 +135,8 @@ def nothing_moves(curves: Curves) -> str | None:
     if len(norms) == STILL and not any(point.value for point in norms) and told_apart(curves, norms[0].step):
         satisfied = losses and curves.of("rewards/margins") and median(losses) <= NOTHING_LEFT
         return None if satisfied else f"grad_norm is exactly 0 {where(norms)}, and the loss is {told(losses)}"
-    for name in ("rewards/margins", "kl"):
+    # The drift of KTO, also called kl, is zero as often as not.
+    for name in ("rewards/margins",) if curves.of("rewards/margins") else ("kl",):
         points = curves.after_warm_up(name, STILL)
         still = len(points) == STILL and all(abs(point.value) <= MOTIONLESS for point in points)
         if still and told_apart(curves, points[0].step):
