@@ -19,7 +19,7 @@ from pathlib import Path
 import alarms_pairs
 import alarms_policy
 from alarms_arena import Arena, Failure, Training
-from alarms_healthy import HEALTHY
+from alarms_healthy import HEALTHY, method_of
 from measure import RESULTS, machine
 
 from cai.errors import CaiError
@@ -67,8 +67,8 @@ class Detected:
     in_time: int
     latest: int | None
     """The latest update at which the first right alarm was raised; none if a run raised no right one."""
-    others: dict[str, int]
-    """Alarms of other kinds, and in how many runs."""
+    kinds: dict[str, int]
+    """Every kind of alarm, right or not, and in how many runs it was raised."""
     met: bool
 
 
@@ -77,46 +77,43 @@ class Quiet:
     """What healthy trainings raised."""
 
     runs: int
+    methods: dict[str, int]
     updates: int
     raised: int
-    kinds: dict[str, int]
+    loud: dict[str, list[str]]
+    """Those that raised one, by seed and method."""
     met: bool
 
 
 def judged(arena: Arena, failure: Failure, seeds: Sequence[int], work: Path) -> Detected:
     firsts: list[int | None] = []
-    others: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
     for seed in seeds:
         alarms = raised(curve(arena, failure.training, seed, work))
         firsts.append(min((alarm.step for alarm in alarms if alarm.kind in failure.right), default=None))
-        others.update({alarm.kind for alarm in alarms} - {*failure.right})
+        kinds.update({alarm.kind for alarm in alarms})
         show(f"{failure.training.name} {seed}", alarms)
     in_time = sum(first is not None and first <= failure.by for first in firsts)
     known = [first for first in firsts if first is not None]
     latest = max(known) if len(known) == len(firsts) else None
-    return Detected(
-        failure.training.name,
-        failure.right,
-        failure.by,
-        len(seeds),
-        in_time,
-        latest,
-        dict(others),
-        in_time == len(seeds),
-    )
+    met = in_time == len(seeds)
+    return Detected(failure.training.name, failure.right, failure.by, len(seeds), in_time, latest, dict(kinds), met)
 
 
 def healthy_runs(arena: Arena, seeds: Sequence[int], work: Path) -> Quiet:
-    kinds: Counter[str] = Counter()
-    updates = loud = 0
+    methods: Counter[str] = Counter()
+    loud: dict[str, list[str]] = {}
+    updates = 0
     for seed in seeds:
         found = curve(arena, HEALTHY, seed, work)
-        alarms = raised(found)
+        alarms, method = raised(found), method_of(seed)
         updates += len(found)
-        loud += bool(alarms)
-        kinds.update({alarm.kind for alarm in alarms})
-        show(f"healthy {seed}", alarms)
-    return Quiet(len(seeds), updates, loud, dict(kinds), loud <= HEALTHY_BAR * len(seeds))
+        methods[method] += 1
+        if alarms:
+            loud[f"{seed}, {method}"] = [alarm.kind for alarm in alarms]
+        show(f"healthy {seed}, {method}", alarms)
+    met = len(loud) <= HEALTHY_BAR * len(seeds)
+    return Quiet(len(seeds), dict(methods), updates, len(loud), loud, met)
 
 
 def curve(arena: Arena, training: Training, seed: int, work: Path) -> Curve:
@@ -155,11 +152,23 @@ def write_results(found: Sequence[Detected], healthy: Quiet) -> None:
 
 def table(found: Sequence[Detected], healthy: Quiet) -> str:
     lines = [
-        "| planted | seeds | right alarm in time | asked by update | the latest came at |",
-        "|---|---|---|---|---|",
+        "| planted | right alarm in time | asked by update | the latest came at | right | raised as well |",
+        "|---|---|---|---|---|---|",
     ]
-    lines += [f"| {f.name} | {f.runs} | {f.in_time} | {f.by} | {f.latest or '–'} |" for f in found]
-    return "\n".join([*lines, "", f"Of {healthy.runs} healthy trainings {healthy.raised} raised an alarm."])
+    for each in found:
+        own, other = ([kind for kind in each.kinds if (kind in each.right) is right] for right in (True, False))
+        told = " | ".join(", ".join(f"`{kind}`" for kind in sorted(kinds)) for kinds in (own, other))
+        lines.append(f"| {each.name} | {each.in_time} of {each.runs} | {each.by} | {each.latest or '–'} | {told} |")
+    kinds = Counter(kind for alarms in healthy.loud.values() for kind in set(alarms))
+    loud = ", ".join(f"`{kind}`" for kind in sorted(kinds))
+    drawn = ", ".join(f"{count} {method}" for method, count in healthy.methods.items())
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Of {healthy.runs} healthy trainings ({drawn}) {healthy.raised} raised an alarm{loud and ': '}{loud}.",
+        ]
+    )
 
 
 if __name__ == "__main__":

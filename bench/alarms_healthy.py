@@ -50,10 +50,12 @@ class Draw:
         return round(self.between("updates", 50, most)) * int(str(shared["batch_size"])) // int(str(shared["epochs"]))
 
 
+def method_of(seed: int) -> str:
+    return Draw(seed).one_of("method", *METHODS)
+
+
 def healthy(arena: Arena, seed: int, folder: Path) -> Iterator[Step]:
-    draw = Draw(seed)
-    method = draw.one_of("method", *METHODS)
-    return METHODS[method](arena, draw, folder)
+    return METHODS[method_of(seed)](arena, Draw(seed), folder)
 
 
 def sft(arena: Arena, draw: Draw, folder: Path) -> Iterator[Step]:

@@ -112,7 +112,7 @@ def planted_reward(
 
 
 FAILURES = (
-    Failure(planted_dpo("labels thrown anew", coin, updates=40), ("labels-teach-nothing",), 40),
+    Failure(planted_dpo("labels thrown anew", coin), ("labels-teach-nothing",), 60),
     Failure(planted_dpo("every label a tie", p_chosen=0.5, updates=20), ("nothing-moves",), 20),
     Failure(planted_dpo("labels turned round", turned_round, updates=40), ("labels-turned-round",), 40),
     Failure(planted_dpo("learning rate × 30", rate=30, updates=20), RUINED, 20),
@@ -127,7 +127,7 @@ FAILURES = (
     Failure(planted_kto("labels thrown anew", coin, updates=70), ("labels-teach-nothing",), 70),
     Failure(planted_kto("labels turned round", turned_round, updates=40), ("labels-turned-round",), 40),
     Failure(planted_kto("learning rate × 100", rate=100, updates=20), RUINED, 20),
-    Failure(planted_reward("labels thrown anew", coin, updates=40), ("labels-teach-nothing",), 40),
+    Failure(planted_reward("labels thrown anew", coin), ("labels-teach-nothing",), 60),
     Failure(planted_reward("labels turned round", turned_round, updates=40), ("labels-turned-round",), 40),
     Failure(planted_reward("learning rate × 100", rate=100, updates=20), RUINED, 20),
     Failure(planted_reward("no gradient arrives", held=Unreached, updates=20), ("nothing-moves",), 20),

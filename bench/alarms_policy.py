@@ -21,7 +21,7 @@ RATES = {"ppo": 4e-3, "rloo": 3e-3, "grpo": 4e-3}
 PROMPTS, SAMPLES, EPOCHS = 6, 4, 2
 """Of a round of a planted failure; each of its answers is learnt from twice."""
 LONGEST = 40
-UPDATES = 40
+"""Tokens. Most answers of the start have half as many."""
 PHRASE = "There is so much that could be said here"
 """Now and then an answer of the embedded model has it, whatever was asked."""
 
@@ -78,7 +78,7 @@ def rewarded(
 
 
 def planted(
-    method: str, name: str, reward: Reward = right, *, rate: float = 1.0, reached: bool = True, updates: int = UPDATES
+    method: str, name: str, reward: Reward = right, *, rate: float = 1.0, reached: bool = True, updates: int = 40
 ) -> Training:
     def steps(arena: Arena, seed: int, folder: Path) -> Iterator[Step]:
         config = PolicyConfig.model_validate(
