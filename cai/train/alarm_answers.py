@@ -17,8 +17,12 @@ CERTAIN, FLAT = 0.1, 0.02
 """A tenth of the entropy that there was. A model that began with two hundredths of a nat per token had none to lose."""
 REPEATED, MORE_REPEATED = 0.3, 0.2
 """Three in ten 4-grams stood in the answer before, and it was not so at the beginning: a list may repeat itself."""
-ALIKE = 0.5
-"""Half of the variety that there was."""
+ALIKE = 0.25
+"""A quarter of the variety that there was. Who learns to turn down what is harmful says fewer things: healthy policies
+kept half."""
+SHARED, MORE_SHARED = 0.6, 0.3
+"""Six in ten answers have one phrase in common, three in ten more than at the beginning, whatever was asked. Where
+a third of the prompts want the same opening, a third of the answers have it."""
 REFUSED_MORE, REFUSED = 0.15, 0.5
 """Harmless prompts turned down, more than at the best probe so far; half of all is too much even without one."""
 LOST, FALLING = 0.2, 3
@@ -60,7 +64,7 @@ def shorter(curves: Curves) -> str | None:
 
 
 def collapse(curves: Curves) -> str | None:
-    """Any of three: hardly any entropy left, answers that repeat themselves, answers that are like one another."""
+    """Any of four: hardly any entropy left, answers that repeat themselves, are like one another, or share a phrase."""
     found = []
     start, now = _start_and_now(curves, "entropy")
     if now and median(start) > FLAT and median(now) <= CERTAIN * median(start):
@@ -71,6 +75,9 @@ def collapse(curves: Curves) -> str | None:
     start, now = _start_and_now(curves, "completions/distinct")
     if now and median(now) <= ALIKE * median(start):
         found.append(f"completions/distinct {told(start)}, {told(now)}")
+    start, now = _start_and_now(curves, "completions/shared")
+    if now and median(now) >= max(SHARED, median(start) + MORE_SHARED):
+        found.append(f"completions/shared {told(start)}, {told(now)}")
     return "; ".join(found) or None
 
 
@@ -104,12 +111,15 @@ def held_out_falls(curves: Curves) -> str | None:
 
 def labels_turned_round(curves: Curves) -> str | None:
     """`probe/accuracies` is the same as `rewards/accuracies`, on pairs whose labels are known to be right."""
-    known, trained = curves.of("probe/accuracies")[-PROBES:], curves.after_warm_up("rewards/accuracies", LATEST)
-    if len(known) < PROBES or len(trained) < LATEST // 2 or max(point.value for point in known) > TURNED:
+    known = curves.of("probe/accuracies")[-PROBES:]
+    if len(known) < PROBES or max(point.value for point in known) > TURNED:
         return None
-    if mean(trained) - ONE_SIDED * standard_error(trained) < LEARNED:
+    # Single answers have no accuracy, but margins above nothing.
+    name, learned = ("rewards/accuracies", LEARNED) if curves.of("rewards/accuracies") else ("rewards/margins", 0.0)
+    trained = curves.after_warm_up(name, LATEST)
+    if len(trained) < LATEST // 2 or mean(trained) - ONE_SIDED * standard_error(trained) < learned:
         return None
-    return f"probe/accuracies {told(known)}, while rewards/accuracies is {mean(trained):.2f} {where(trained)}"
+    return f"probe/accuracies {told(known)}, while {name} is {mean(trained):.2g} {where(trained)}"
 
 
 def _start_and_now(curves: Curves, name: str) -> tuple[Sequence[Point], Sequence[Point]]:

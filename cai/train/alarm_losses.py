@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 from cai.train.alarm_curves import ONE_SIDED, RECENT, Curves, Point, mean, median, standard_error, told, where
-from cai.train.alarm_policy import constant_reward
+from cai.train.alarm_policy import told_apart
 
 START = 3
 """Updates at the beginning that later ones are compared with: few, since a rate that is too high soon shows."""
@@ -30,6 +30,10 @@ REWARD_LOST = 0.1
 10 nats where β is as low as 0.01, and by more than chosen and rejected were pulled apart."""
 LABELLED, LATEST = 12, 100
 """Updates it takes to say that labels teach nothing, and how many of the newest are looked at."""
+UNRANKED = 40
+"""The same where no accuracy is measured, as of single answers: margins alone take longer to be told from nothing."""
+WON = 0.62
+"""The share of those updates whose margin is above zero: where the answers can be told apart it was 0.7 to 0.9."""
 BARELY = 0.6
 """A training whose accuracy lies below this with some certainty learns next to nothing from its labels; where every
 fifth label is wrong it reaches 0.7."""
@@ -96,17 +100,23 @@ def labels_teach_nothing(curves: Curves) -> str | None:
     """
     accuracies = curves.after_warm_up("rewards/accuracies", LATEST)
     margins = curves.after_warm_up("rewards/margins", LATEST)
-    if min(len(accuracies), len(margins)) < LABELLED or all(abs(point.value) <= MOTIONLESS for point in margins):
+    ranked = bool(curves.of("rewards/accuracies"))
+    enough = min(len(accuracies), len(margins)) >= LABELLED if ranked else len(margins) >= UNRANKED
+    if not enough or all(abs(point.value) <= MOTIONLESS for point in margins):
         return None
-    learned = mean(accuracies) + ONE_SIDED * standard_error(accuracies) >= BARELY
+    if ranked:
+        learned = mean(accuracies) + ONE_SIDED * standard_error(accuracies) >= BARELY
+    else:
+        learned = sum(point.value > 0 for point in margins) >= WON * len(margins)
     if learned or mean(margins) > APART * standard_error(margins) or _rises(margins):
         return None
     if loss_explodes(curves) or gradient_explodes(curves) or chosen_falls(curves):
         return None
-    loss = curves.of("loss")[-RECENT:]
+    chance = f"rewards/accuracies {mean(accuracies):.2f} and " if ranked else ""
+    usual = " (ln 2 is 0.693)" if ranked else ""
     return (
-        f"rewards/accuracies {mean(accuracies):.2f} and rewards/margins {mean(margins):.2g} on average "
-        f"{where(accuracies)}; loss {told(loss)} (ln 2 is 0.693); grad_norm {told(curves.of('grad_norm')[-RECENT:])}"
+        f"{chance}rewards/margins {mean(margins):.2g} on average {where(margins)}; loss "
+        f"{told(curves.of('loss')[-RECENT:])}{usual}; grad_norm {told(curves.of('grad_norm')[-RECENT:])}"
     )
 
 
@@ -119,16 +129,16 @@ def _rises(margins: Sequence[Point]) -> bool:
 def nothing_moves(curves: Curves) -> str | None:
     """No gradient arrives, or the policy stays what its reference is, to the last bit.
 
-    Not where rewards are constant: then there is nothing to move for, and another alarm says so.
+    Not where no answer's reward differed: then there is nothing to move for, and another alarm will say so.
     """
-    if constant_reward(curves):
-        return None
     norms, losses = curves.of("grad_norm")[-STILL:], curves.of("loss")[-STILL:]
-    if len(norms) == STILL and not any(point.value for point in norms):
+    if len(norms) == STILL and not any(point.value for point in norms) and told_apart(curves, norms[0].step):
         satisfied = losses and curves.of("rewards/margins") and median(losses) <= NOTHING_LEFT
         return None if satisfied else f"grad_norm is exactly 0 {where(norms)}, and the loss is {told(losses)}"
-    for name in ("rewards/margins", "kl"):
+    # The drift of KTO, also called kl, is zero as often as not.
+    for name in ("rewards/margins",) if curves.of("rewards/margins") else ("kl",):
         points = curves.after_warm_up(name, STILL)
-        if len(points) == STILL and all(abs(point.value) <= MOTIONLESS for point in points):
+        still = len(points) == STILL and all(abs(point.value) <= MOTIONLESS for point in points)
+        if still and told_apart(curves, points[0].step):
             return f"{name} is 0 {where(points)}, although gradients arrive: grad_norm {told(norms)}"
     return None

@@ -31,6 +31,15 @@ def constant_reward(curves: Curves) -> str | None:
     return None
 
 
+def told_apart(curves: Curves, since: int) -> bool:
+    """Whether any answer since then got another reward than its rivals; so it is taken to be where none is measured."""
+    shares, spreads = (
+        [point.value for point in curves.of(name) if point.step >= since]
+        for name in ("frac_reward_zero_std", "reward_std")
+    )
+    return min(shares) < NEVER_APART if shares else not spreads or max(spreads) > EQUAL
+
+
 def kl_runs_away(curves: Curves) -> str | None:
     """`kl` is of whole answers, in nats: the sum over their tokens."""
     now = curves.of("kl")[-RECENT:]
@@ -49,7 +58,11 @@ def first_ratio_off(curves: Curves) -> str | None:
 
 
 def steps_too_large(curves: Curves) -> str | None:
-    clipped, ratios = curves.of("clip_ratio")[-RECENT:], curves.of("ratio")[-RECENT:]
+    # Before the first step of a round nothing can be clipped.
+    first = {point.step for point in curves.of("ratio/first")}
+    clipped, ratios = (
+        [point for point in curves.of(name) if point.step not in first][-RECENT:] for name in ("clip_ratio", "ratio")
+    )
     if len(clipped) == RECENT and median(clipped) > STEPPED_OVER:
         return f"clip_ratio {told(clipped)}"
     if len(ratios) == RECENT and abs(median(ratios) - 1) > RATIO_OFF:

@@ -3,6 +3,7 @@
 What an answer is worth is `rewards`', what is learnt from it `policy`'s.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,7 @@ def looks(rollouts: Sequence[Rollout]) -> dict[str, float]:
         "completions/clipped_ratio": fmean(not rollout.ended for rollout in rollouts),
         "completions/repetition": fmean(1 - len(set(own)) / len(own) if own else 0.0 for own in phrases),
         "completions/distinct": len(set(every)) / len(every) if every else 1.0,
+        "completions/shared": _spread(rollouts, phrases) / len(answers),
     }
 
 
@@ -98,6 +100,14 @@ def keep(path: Path, rollouts: Sequence[Rollout], named: Mapping[str, Sequence[f
         said = {"prompt": rollout.prompt.id, "sample": rollout.sample, "text": rollout.text, "finish": rollout.finish}
         lines.append(canonical({**said, **{name: values[i] for name, values in named.items()}}))
     write_atomic(path, "".join(f"{line}\n" for line in lines))
+
+
+def _spread(rollouts: Sequence[Rollout], phrases: Sequence[Sequence[tuple[int, ...]]]) -> int:
+    """In how many answers the commonest phrase stands, of those that answers to different prompts have in common:
+    what answers to one prompt share may be what it asks for."""
+    said = [(phrase, rollout.prompt.id) for rollout, own in zip(rollouts, phrases, strict=True) for phrase in set(own)]
+    widespread = Counter(phrase for phrase, _ in set(said))
+    return max((n for phrase, n in Counter(p for p, _ in said).items() if widespread[phrase] > 1), default=0)
 
 
 def _phrases(ids: Sequence[int]) -> list[tuple[int, ...]]:

@@ -94,6 +94,13 @@ FALLS: dict[str, Value] = {
     "rewards/chosen": then(0.0, -2.0, 11),
     "rewards/margins": 1.0,
 }
+TWICE: dict[str, Value] = {
+    # Each round is learnt from twice, and only the second pass can clip anything.
+    "ratio/first": every(2, 1.0),
+    "clip_ratio": in_turn(0.0, 0.6),
+}
+SINGLES: dict[str, Value] = {name: value for name, value in PAIRS.items() if name != "rewards/accuracies"} | {"kl": 0.0}
+"""What kto tells: no accuracy, and a drift that is zero as often as not."""
 WIDER: dict[str, Value] = {"rewards/margins": lambda n: n / 50}
 FITTED: dict[str, Value] = {"loss": lambda n: 1 - n / 100}
 
@@ -175,7 +182,11 @@ def test_each_alarm_is_raised_by_its_failure_and_not_by_what_is_near_it(kind: st
         ("longer", rows(30, PAIRS | {"probe/words": every(10, then(20, 40, 20))})),
         ("longer", rows(30, PAIRS | {"probe/brevity": every(10, then(1.0, 0.7, 20))})),
         ("collapse", rows(16, POLICY | {"completions/repetition": then(0.05, 0.3, 9)})),
-        ("collapse", rows(16, POLICY | {"completions/distinct": then(0.9, 0.45, 9)})),
+        ("collapse", rows(16, POLICY | {"completions/distinct": then(0.8, 0.2, 9)})),
+        ("collapse", rows(16, POLICY | {"completions/shared": then(0.3, 0.6, 9)})),
+        ("clipping", rows(16, POLICY | TWICE)),
+        ("labels-teach-nothing", rows(44, SINGLES | {"rewards/margins": in_turn(0.01, -0.01)})),
+        ("labels-turned-round", rows(20, SINGLES | {"probe/accuracies": every(10, 0.2)})),
         ("over-refusal", rows(60, POLICY | {"probe/refusal_benign": every(60, 0.5)})),
         ("held-out-falls", rows(50, PAIRS | WIDER | {"probe/helpfulness": every(10, then(1.0, 0.7, 30))})),
         ("held-out-falls", rows(50, FINE | FITTED | {"probe/harmful_compliance": every(10, then(0.1, 0.4, 30))})),
@@ -200,6 +211,10 @@ def test_other_metrics_show_the_same_failure(kind: str, window: Rows) -> None:
         rows(7, POLICY | {"reward_std": 0.0}),
         rows(40, POLICY | {"reward": 0.5, "probe/heldout": every(10, then(0.8, 0.6, 20))}),
         rows(40, POLICY | {"entropy": then(0.015, 0.0, 9)}),
+        rows(40, POLICY | {"completions/distinct": then(0.8, 0.3, 9), "completions/shared": then(0.3, 0.5, 9)}),
+        rows(40, POLICY | {"completions/shared": then(0.5, 0.7, 9)}),
+        rows(40, SINGLES),
+        rows(36, SINGLES | {"rewards/margins": in_turn(0.01, -0.01)}),
         rows(10, POLICY | {"probe/over_refusal": every(10, 0.4)}),
     ],
     ids=[
@@ -215,6 +230,10 @@ def test_other_metrics_show_the_same_failure(kind: str, window: Rows) -> None:
         "seven batches of equal rewards",
         "the held-out score falls, and the reward does not rise",
         "a model that was certain from the start",
+        "a policy that learns to refuse says fewer things",
+        "prompts that want the same opening",
+        "single answers that nobody drifts towards",
+        "margins of few batches of single answers",
         "a model that always refused",
     ],
 )  # fmt: skip
@@ -245,6 +264,14 @@ def test_a_ruined_policy_is_not_blamed_on_its_labels() -> None:
 def test_equal_rewards_are_not_taken_for_a_frozen_adapter() -> None:
     still = rows(40, POLICY | {"grad_norm": 0.0, "kl": 0.0, "reward_std": 0.0})
     assert [alarm.kind for alarm in seen(still)] == ["constant-reward"]
+
+
+def test_rewards_that_were_equal_so_far_explain_that_no_gradient_arrives() -> None:
+    """Rewards are told at every second update: the eighth of them at the sixteenth, the fourth at the eighth."""
+    equal = rows(40, POLICY | {"grad_norm": 0.0, "reward_std": every(2, 0.0)})
+    assert [(alarm.kind, alarm.step) for alarm in seen(equal)] == [("constant-reward", 16)]
+    apart = rows(40, POLICY | {"grad_norm": 0.0, "reward_std": every(2, 0.2)})
+    assert [(alarm.kind, alarm.step) for alarm in seen(apart)] == [("nothing-moves", 8)]
 
 
 def test_an_alarm_is_told_once_and_again_after_it_had_been_away() -> None:

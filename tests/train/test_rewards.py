@@ -15,8 +15,10 @@ from cai.train.rewards import Blend, Part, from_function, from_scorer, rewarded
 from cai.train.rollout import PromptRow, Rollout, looks
 
 
-def rollout(text: str, sample: int = 0, ids: tuple[int, ...] = (20, 2), finish: Finish = "stop") -> Rollout:
-    prompt = PromptRow("p", (Message("system", "S"), Message("user", "Q")), (5, 6))
+def rollout(
+    text: str, sample: int = 0, ids: tuple[int, ...] = (20, 2), finish: Finish = "stop", to: str = "p"
+) -> Rollout:
+    prompt = PromptRow(to, (Message("system", "S"), Message("user", "Q")), (5, 6))
     return Rollout(prompt, sample, text, TokenRow(prompt.prompt_ids, ids), finish)
 
 
@@ -79,3 +81,11 @@ def test_what_answers_look_like_by_hand() -> None:
     assert found["completions/repetition"] == pytest.approx((1 - 4 / 5) / 2)
     assert found["completions/distinct"] == pytest.approx(5 / 6)
     assert looks([rollout("", ids=(1, 2))])["completions/distinct"] == 1
+
+
+def test_what_answers_share_is_the_phrase_that_most_of_them_have_whatever_was_asked() -> None:
+    """5 6 7 8 stands in two of four answers, twice in one of them; 4 3 2 1 in two as well, but to one prompt alone."""
+    answers = [("p", (5, 6, 7, 8, 5, 6, 7, 8)), ("q", (1, 5, 6, 7, 8)), ("r", (4, 3, 2, 1)), ("r", (4, 3, 2, 1))]
+    found = [looks([rollout("", ids=ids, to=to) for to, ids in some])["completions/shared"]
+             for some in (answers, answers[:3], answers[2:])]  # fmt: skip
+    assert found == pytest.approx([2 / 4, 2 / 3, 0])
