@@ -6,6 +6,7 @@ Records that grow while a stage runs are `journal`'s; what a finished folder hol
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,6 +16,8 @@ from typing import TextIO
 from cai.errors import CaiError, FolderInUse, InputError
 
 LOCK_NAME = ".lock"
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+"""What `write_atomic` calls a file that is not whole yet."""
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -62,7 +65,8 @@ def growing_files(folder: Path, *names: str) -> Iterator[Mapping[str, TextIO]]:
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Own a folder until the block ends or the process dies. The lock file stays: removing it would be a race."""
+    """Own a folder until the block ends or the process dies. The lock file stays: removing it would be a race. What an
+    owner that died was about to write is removed."""
     path = folder / LOCK_NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,12 +81,21 @@ def folder_lock(folder: Path) -> Iterator[None]:
             raise FolderInUse(
                 str(folder), f"process {owner} is working in this folder", None, "wait for it or stop it"
             ) from None
+        died = os.fstat(descriptor).st_size > 0
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        if died:
+            _sweep(folder)
         yield
         os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def _sweep(folder: Path) -> None:
+    for path in folder.rglob(".*.tmp"):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:

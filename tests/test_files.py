@@ -71,7 +71,7 @@ def test_a_folder_in_use_names_its_owner_and_is_free_afterwards(tmp_path: Path) 
         pass
 
 
-def test_a_dead_process_owns_nothing(tmp_path: Path) -> None:
+def test_a_dead_process_owns_nothing_and_its_half_written_files_go(tmp_path: Path) -> None:
     hold = (
         "import sys, time, pathlib; from cai.files import folder_lock\n"
         "with folder_lock(pathlib.Path(sys.argv[1])):\n"
@@ -83,10 +83,17 @@ def test_a_dead_process_owns_nothing(tmp_path: Path) -> None:
         assert owner.stdout.readline() == "held\n"
         with pytest.raises(FolderInUse, match=f"process {owner.pid} "), folder_lock(tmp_path):
             pass
+        half, other = tmp_path / "stage" / ".records.jsonl.0bce1442.tmp", tmp_path / ".of-a-person.tmp"
+        half.parent.mkdir()
+        half.write_text("half of it")
+        other.write_text("kept")
         owner.kill()
         owner.wait()
         with folder_lock(tmp_path):
-            pass
+            assert not half.exists()
+            half.write_text("being written")
+        with folder_lock(tmp_path):
+            assert half.exists() and other.exists()
 
 
 def test_a_digest_is_that_of_the_bytes(tmp_path: Path) -> None:

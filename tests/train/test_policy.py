@@ -24,7 +24,8 @@ from tests.train.acting import NewActor, config, lower_letters, never, policy_of
 
 METHODS = ("ppo", "rloo", "grpo")
 ALWAYS = {"loss", "grad_norm", "learning_rate", "tokens", "ratio", "clip_ratio"}
-ANSWERS = {f"completions/{name}" for name in ("mean_length", "clipped_ratio", "repetition", "distinct")}
+LOOKS = ("mean_length", "clipped_ratio", "repetition", "distinct", "shared")
+ANSWERS = {f"completions/{name}" for name in LOOKS}
 BEGIN = {"reward", "reward_std", "kl", "kl_coefficient", "entropy", "ratio/first", *ANSWERS}
 
 
