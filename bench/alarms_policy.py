@@ -99,7 +99,7 @@ def planted(
     return Training(f"{method}: {name}", steps)
 
 
-RUINED = ("kl-runaway", "clipping", "gradient-explosion", "not-finite")
+RUINED = ("kl-runaway", "clipping", "not-finite")
 REFUSING = ("over-refusal", "held-out-falls")
 SPOILT = ("collapse", "held-out-falls")
 
@@ -109,7 +109,9 @@ def loves_length(method: str) -> Failure:
 
 
 def counts_length(method: str) -> Failure:
-    return Failure(planted(method, "a reward that also counts length", both(right, 1.0, long)), ("longer",), 40)
+    return Failure(
+        planted(method, "a reward that also counts length", both(right, 1.0, long), updates=60), ("longer",), 60
+    )
 
 
 def is_phrase(method: str) -> Failure:
