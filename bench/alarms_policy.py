@@ -109,9 +109,7 @@ def loves_length(method: str) -> Failure:
 
 
 def counts_length(method: str) -> Failure:
-    return Failure(
-        planted(method, "a reward that also counts length", both(right, 1.0, long), updates=60), ("longer",), 60
-    )
+    return Failure(planted(method, "a reward that also counts length", both(right, 1.0, long)), ("longer",), 40)
 
 
 def is_phrase(method: str) -> Failure:

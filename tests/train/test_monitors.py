@@ -181,6 +181,7 @@ def test_each_alarm_is_raised_by_its_failure_and_not_by_what_is_near_it(kind: st
         ("longer", rows(16, POLICY | {"completions/clipped_ratio": then(0.1, 0.5, 9)})),
         ("longer", rows(30, PAIRS | {"probe/words": every(10, then(20, 40, 20))})),
         ("longer", rows(30, PAIRS | {"probe/brevity": every(10, then(1.0, 0.7, 20))})),
+        ("longer", rows(20, PAIRS | {"probe/brevity": every(10, 0.4)})),
         ("collapse", rows(16, POLICY | {"completions/repetition": then(0.05, 0.3, 9)})),
         ("collapse", rows(16, POLICY | {"completions/distinct": then(0.8, 0.2, 9)})),
         ("collapse", rows(16, POLICY | {"completions/shared": then(0.3, 0.6, 9)})),
@@ -218,6 +219,7 @@ def test_other_metrics_show_the_same_failure(kind: str, window: Rows) -> None:
         rows(40, SINGLES),
         rows(36, SINGLES | {"rewards/margins": in_turn(0.01, -0.01)}),
         rows(10, POLICY | {"probe/over_refusal": every(10, 0.4)}),
+        rows(40, POLICY | {"probe/brevity": every(10, 0.6)}),
     ],
     ids=[
         "every fourth batch is bad",
@@ -239,6 +241,7 @@ def test_other_metrics_show_the_same_failure(kind: str, window: Rows) -> None:
         "single answers that nobody drifts towards",
         "margins of few batches of single answers",
         "a model that always refused",
+        "a model that always padded a few of its answers",
     ],
 )  # fmt: skip
 def test_what_happens_in_healthy_trainings_raises_nothing(window: Rows) -> None:
