@@ -99,7 +99,7 @@ def planted(
     return Training(f"{method}: {name}", steps)
 
 
-RUINED = ("kl-runaway", "clipping", "gradient-explosion", "not-finite")
+RUINED = ("kl-runaway", "clipping", "not-finite")
 REFUSING = ("over-refusal", "held-out-falls")
 SPOILT = ("collapse", "held-out-falls")
 

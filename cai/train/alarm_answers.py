@@ -30,8 +30,9 @@ LOST, FALLING = 0.2, 3
 TURNED, LEARNED, LATEST = 0.35, 0.6, 24
 """Ranking that is worse than chance where labels are known, and better than chance, with some certainty, where they are
 trained on: over how many of the newest updates."""
-PADDED = 0.3
-"""Answers without padding, fewer by so much than at the best probe before."""
+PADDED, BRIEF = 0.3, 0.5
+"""Answers without padding, fewer by so much than at the best probe before; less than half of all is too few even
+without one: a reward that likes length may have had its way before the first probe."""
 
 LENGTHS = ("completions/mean_length", "probe/words", "probe/tokens")
 REFUSALS = ("probe/refusal_benign", "probe/over_refusal")
@@ -45,10 +46,10 @@ def longer(curves: Curves) -> str | None:
         if now and median(now) >= LONGER * median(start):
             return f"{name} {told(start)}, {told(now)}"
     brief = curves.of("probe/brevity")
-    if len(brief) > PROBES:
-        best = max(brief, key=lambda point: point.value)
-        if all(best.value - point.value >= PADDED for point in brief[-PROBES:]):
-            return f"probe/brevity {told([best])}, {told(brief[-PROBES:])}"
+    if len(brief) >= PROBES:
+        best, now = max(brief, key=lambda point: point.value), brief[-PROBES:]
+        if all(best.value - point.value >= PADDED or point.value < BRIEF for point in now):
+            return f"probe/brevity {told([best])}, {told(now)}"
     start, now = _start_and_now(curves, "completions/clipped_ratio")
     if now and median(now) >= CUT and median(now) >= median(start) + MORE_CUT:
         return f"completions/clipped_ratio {told(start)}, {told(now)}"
