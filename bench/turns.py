@@ -37,6 +37,8 @@ class Asked:
     """Whether the rows of an update come by their lengths, as ours do."""
     micro_tokens: int = 4096
     """Our memory knob."""
+    bf16: bool = False
+    """Compute in bf16, each side as it does that."""
 
     @property
     def model(self) -> str:
