@@ -9,7 +9,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cai.errors import InputError
-from cai.models.local.fitting import Nearest, advice, cards_for, fits, gib, nearest, require, room_of, setup_for, setup_here
+from cai.models.local.fitting import (
+    Nearest,
+    advice,
+    cards_for,
+    fits,
+    gib,
+    nearest,
+    require,
+    room_of,
+    setup_for,
+    setup_here,
+)
 from cai.models.local.heap import suit_memory
 from cai.models.local.lengths import token_counter
 from cai.models.local.machine import free_memory, total_memory

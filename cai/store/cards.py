@@ -92,7 +92,9 @@ def _loading(card: Card) -> str:
         lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", "", 'FOLDER = "."  # this folder']
         lines += ['model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype="auto")', *asking("FOLDER")]
         return code_block("python", lines)
-    return code_block("python", adapter_code(Loading(card.base, card.revision, card.quantization, precision=card.precision)))
+    return code_block(
+        "python", adapter_code(Loading(card.base, card.revision, card.quantization, precision=card.precision))
+    )
 
 
 def _made(card: Card) -> str:

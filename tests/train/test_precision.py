@@ -17,8 +17,8 @@ from cai.train.reward import train_reward
 from cai.train.sft import SftRow, train_sft
 
 SAME = 0.02
-"""How far the losses of one update may lie apart, as a share: a number has 8 bits in bf16, and errors of 2⁻⁹ add up over
-layers and updates."""
+"""How far the losses of one update may lie apart, as a share: a number has 8 bits in bf16, and errors of 2⁻⁹ add up
+over layers and updates."""
 
 
 def never() -> bool:
@@ -29,9 +29,7 @@ def trained(
     base: Path, method: str, precision: Precision, rows: tuple[list[SftRow], list[PairRow]], folder: Path
 ) -> list[Step]:
     lora = LoraSpec(rank=4, alpha=8)
-    workbench = open_workbench(
-        ModelSpec(str(base), quantization="none", lora=lora, device="cpu", precision=precision)
-    )
+    workbench = open_workbench(ModelSpec(str(base), quantization="none", lora=lora, device="cpu", precision=precision))
     how = {"learning_rate": 1e-2, "epochs": 3, "batch_size": 5}
     match method:
         case "sft":

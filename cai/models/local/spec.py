@@ -37,7 +37,7 @@ class ModelSpec:
     """What the base is computed in: `auto` is fp32 on a CPU and bf16 on a GPU that has it."""
 
     @property
-    def own_precision(self) -> tuple[str, ...]:
+    def own_precision(self) -> dict[str, str]:
         """What a digest says of the precision: nothing of `auto`, so that a run that does not choose is what it was
         before there was a choice."""
-        return () if self.precision == "auto" else (self.precision,)
+        return {} if self.precision == "auto" else {"precision": self.precision}

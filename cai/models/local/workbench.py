@@ -68,7 +68,8 @@ class Workbench:
         self._views: dict[str, tuple[str, LocalModel]] = {}
         self._made = 0
         chat, weights = self._loaded.chat.fingerprint, self._loaded.weights_digest
-        self.fingerprint = digest([weights, found.revision, spec.quantization, chat, *spec.own_precision])
+        decides = [weights, found.revision, spec.quantization, chat, *spec.own_precision.values()]
+        self.fingerprint = digest(decides)
         self.facts = self._facts()
 
     def view(self, adapter: Path | None = None) -> LocalModel:
