@@ -1,6 +1,6 @@
 """DPO: our trainer against TRL's, and against the plain loop that a careful person would write.
 
-    .venv-peers/bin/python bench/dpo.py [--rounds 5] [--choose]
+    .venv-peers/bin/python bench/dpo.py [--rounds 5] [--bf16] [--choose]
 
 Batches of 8 pairs: prompts of 60 to 300 random tokens, answers of 20 to 200, every answer counted with its prompt. The
 reference is the model without the adapter. TRL asks it in every step, ours once before the first, which counts. How

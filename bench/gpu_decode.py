@@ -88,7 +88,7 @@ def _four_bits(asked: Asked, found: Found, bench: Workbench, view: LocalModel, a
 
 def _dense_copy(asked: Asked, found: Found, bench: Workbench, view: LocalModel, bandwidth: float) -> None:
     sizes = shape(asked)
-    dense = compute_dtype(asked.device).itemsize * (sizes.linear + sizes.vocabulary * sizes.width)
+    dense = bench.network.dtype.itemsize * (sizes.linear + sizes.vocabulary * sizes.width)
     found.facts |= {"copy GB/s": round(bandwidth / 1e9, 1), "bytes of a step": dense}
     inside(bench).replicas.allow(1 << 60)
     for rows in asked.of.widths:
@@ -204,11 +204,12 @@ def plain_model(asked: Asked, adapter: str | None) -> Any:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    dtype = compute_dtype(asked.device, "auto")
     model: Any = AutoModelForCausalLM.from_pretrained(
         str(asked.folder),
-        dtype=compute_dtype(asked.device),
+        dtype=dtype,
         device_map={"": asked.device},
-        quantization_config=quantization_config("nf4", asked.device),
+        quantization_config=quantization_config("nf4", dtype),
     )
     for module in model.modules():
         # On some CPUs bitsandbytes would repack the weights for a kernel without gradients.

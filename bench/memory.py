@@ -32,7 +32,7 @@ from cai.models.local.memory import (
     need,
 )
 from cai.models.local.shape import Shape, shape_of
-from cai.models.local.spec import LoraSpec, ModelSpec, Quantization
+from cai.models.local.spec import LoraSpec, ModelSpec, Precision, Quantization
 
 if TYPE_CHECKING:
     from cai.models.local.logprobs import TokenRow
@@ -63,11 +63,13 @@ class Job:
     rows: int = 0
     prompt: int = 0
     reply: int = 0
+    precision: Precision = "auto"
 
     @property
     def name(self) -> str:
         size = f" {self.rows}×{self.prompt + self.reply}" if self.rows else ""
-        return f"{self.model} {self.quantization} {self.phase}{size}"
+        precision = "" if self.precision == "auto" else f" in {self.precision}"
+        return f"{self.model} {self.quantization}{precision} {self.phase}{size}"
 
 
 JOBS = (
@@ -80,6 +82,7 @@ JOBS = (
     Job("13M", "none", "sft", 8, 128, 128),
     Job("13M", "none", "dpo", 8, 64, 192),
     Job("13M", "none", "dpo", 16, 64, 192),
+    Job("13M", "none", "dpo", 16, 64, 192, "bf16"),
     Job("13M", "nf4", "dpo", 8, 64, 192),
     Job("100M", "none", "load"),
     Job("100M", "nf4", "load"),
@@ -133,7 +136,7 @@ def compared(job: Job, work: Path, device: str) -> dict[str, object]:
 def estimated(job: Job, shape: Shape, device: str, *, dense: bool) -> int:
     """What the estimator says of a job, without what is there before anything is loaded."""
     kind: Literal["cpu", "cuda"] = "cpu" if device == "cpu" else "cuda"
-    setup = Setup(shape, job.quantization, kind, LORA, dense_copies=dense)
+    setup = Setup(shape, job.quantization, kind, LORA, dense_copies=dense, precision=job.precision)
     length = job.prompt + job.reply
     kept = min(KEPT_BYTES, job.rows * length * cache_bytes(setup))
     works = {
@@ -179,7 +182,7 @@ def _do(job: Job, folder: str, device: str) -> "Workbench":
     from cai.models.local.logprobs import TokenRow
     from cai.models.local.workbench import open_workbench
 
-    spec = ModelSpec(folder, quantization=job.quantization, lora=LORA, device=device)
+    spec = ModelSpec(folder, quantization=job.quantization, lora=LORA, device=device, precision=job.precision)
     bench = open_workbench(spec, check_memory=False)
     generator = torch.Generator().manual_seed(1)
 

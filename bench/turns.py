@@ -40,6 +40,8 @@ class Asked:
     """Our memory knob."""
     sampled: int = 0
     """Answers that TRL samples at once, where it samples."""
+    bf16: bool = False
+    """Compute in bf16, each side as it does that."""
 
     @property
     def model(self) -> str:

@@ -63,6 +63,10 @@ def train(
     quantization: Annotated[
         Literal["nf4", "int8", "none"] | None, typer.Option(help="How the base is held; nf4, if not said.")
     ] = None,
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"] | None,
+        typer.Option(help="What the base is computed in; if not said, bf16 on a GPU that has it, else fp32."),
+    ] = None,
     template: Annotated[
         str | None,
         typer.Option(help="A named chat form, for a model without a template of its own.", show_default=False),
@@ -90,7 +94,7 @@ def train(
 
     changes = (*(overrides or []), *([f"seed={seed}"] if seed is not None else []))
     asked = Asked(
-        method, data, model, out, changes, start, quantization, template, layout, max_tokens, report_to,
+        method, data, model, out, changes, start, quantization, precision, template, layout, max_tokens, report_to,
         tuple(reward or ()),
     )  # fmt: skip
     order = order_of(asked)

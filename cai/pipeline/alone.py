@@ -85,6 +85,7 @@ def _training(order: Order, reading: Reading, base: str) -> Training:
         "method": order.name,
         "data": reading.sha256,
         "base": base,
+        **order.spec.own_precision,
         "layout": reading.layout,
         "from": order.start.digest if order.start else None,
         "max_tokens": order.max_tokens,

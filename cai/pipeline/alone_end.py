@@ -67,7 +67,7 @@ def write_card(order: Order, ledger: Finished, facts: Mapping[str, object], sha2
         method=order.name,
         loading=Loading(
             str(plain["base_model_name_or_path"]), order.spec.revision, order.spec.quantization, "BASE",
-            scores=not order.method.speaks,
+            scores=not order.method.speaks, precision=order.spec.precision,
         ),
         adapter=f"rank {plain['r']}, α {plain['lora_alpha']}",
         data=order.data.name,

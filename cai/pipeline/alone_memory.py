@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from cai.errors import InputError
 from cai.models.local.finding import find_model
-from cai.models.local.fitting import nearest, require, setup_for
+from cai.models.local.fitting import nearest, require, setup_here
 from cai.models.local.heap import suit_memory
-from cai.models.local.machine import free_memory, total_memory
-from cai.models.local.memory import Device, Generating, Method, Training, Work, need
+from cai.models.local.machine import free_memory
+from cai.models.local.memory import Generating, Method, Training, Work, need
 from cai.models.local.shape import shape_of
 from cai.models.local.spec import ModelSpec
 from cai.pipeline.alone_rows import Encoded
@@ -20,12 +20,11 @@ def make_room(place: str, spec: ModelSpec, works: Sequence[Work], *, check: bool
     from cai.models.local.loading import pick_device
 
     where = pick_device(spec.device)
-    kind: Device = "cpu" if where == "cpu" else "cuda"
     try:
         shape = shape_of(find_model(spec.base, spec.revision).folder)
     except InputError:
         return
-    setup = setup_for(spec, shape, kind, total_memory())
+    setup = setup_here(spec, shape, where)
     # Interpreter and libraries, or the context of a GPU, are there already.
     room = free_memory(where) + need(setup).of("before loading")
     wanted = {work: need(setup, work) for work in works}

@@ -12,7 +12,7 @@ from typing import Annotated, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from cai.errors import InputError
-from cai.models.local.spec import LoraSpec, ModelSpec, Quantization
+from cai.models.local.spec import LoraSpec, ModelSpec, Precision, Quantization
 from cai.pipeline.adapters import NamedAdapter, adapter_named, require_base
 from cai.pipeline.alone_methods import METHODS, Method
 from cai.pipeline.alone_rewards import RewardSource, reward_sources
@@ -38,6 +38,7 @@ class Asked:
     overrides: tuple[str, ...] = ()
     start: str | None = None
     quantization: Quantization | None = None
+    precision: Precision | None = None
     template: str | None = None
     layout: str = ""
     max_tokens: int | None = None
@@ -151,10 +152,14 @@ def _spec(asked: Asked, start: NamedAdapter | None, lora: LoraSpec) -> ModelSpec
         spec = known
     else:
         base, _, revision = asked.model.partition("@") if not Path(asked.model).exists() else (asked.model, "", "")
-        spec = ModelSpec(base, revision or None, known.quantization if known else "nf4")
+        held = (known.quantization, known.precision) if known else ("nf4", "auto")
+        spec = ModelSpec(base, revision or None, held[0], precision=held[1])
     if asked.quantization is not None:
         assert asked.quantization in get_args(Quantization), asked.quantization
         spec = replace(spec, quantization=asked.quantization)
+    if asked.precision is not None:
+        assert asked.precision in get_args(Precision), asked.precision
+        spec = replace(spec, precision=asked.precision)
     if asked.template is not None:
         spec = replace(spec, template=asked.template)
     return replace(spec, lora=lora) if start is None else spec

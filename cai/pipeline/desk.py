@@ -66,7 +66,8 @@ class Desk:
 
             found = find_model(self.spec.base, self.spec.revision)
             weights, spec = weights_digest(found.folder), self.spec
-            self._fingerprint = digest([weights, found.revision, spec.quantization, spec.template, spec.clock])
+            decides = [weights, found.revision, spec.quantization, spec.template, spec.clock]
+            self._fingerprint = digest([*decides, *spec.own_precision.values()])
         return self._fingerprint
 
     def workbench(self) -> "Workbench":

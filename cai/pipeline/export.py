@@ -133,6 +133,7 @@ def _card(final: FinalModel, to: Kind, exported: "Exported", manifest: Manifest,
         revision=exported.origin.revision,
         licence=licence,
         quantization=final.spec.quantization,
+        precision=final.spec.precision,
         adapter=f"rank {lora.rank}, α {lora.alpha}",
         stages=tuple(
             f"{stage.kind}: {stage.counts['outputs']} of {stage.counts['inputs']} rows"

@@ -123,7 +123,7 @@ def adapter_of_run(name: str, model: str) -> tuple[Path, str]:
         raise InputError(name, "there is no such run any more", None, "run it again, or start from another")
     manifest = verify_manifest(final.adapter.parent)
     if manifest.inputs["model"] != model:
-        problem = "was trained on another base model, quantisation, template or date than this run's"
+        problem = "was trained on another base model, quantisation, precision, template or date than this run's"
         raise InputError(name, problem, None, "give both runs the same `model`")
     return final.adapter, _weights(manifest)
 

@@ -4,17 +4,28 @@ Nothing is loaded: sizes come from the model's files, lengths from its tokenizer
 asked is worked out in `work`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cai.errors import InputError
-from cai.models.local.fitting import Nearest, advice, cards_for, fits, gib, nearest, require, room_of, setup_for
+from cai.models.local.fitting import (
+    Nearest,
+    advice,
+    cards_for,
+    fits,
+    gib,
+    nearest,
+    require,
+    room_of,
+    setup_for,
+    setup_here,
+)
 from cai.models.local.heap import suit_memory
 from cai.models.local.lengths import token_counter
 from cai.models.local.machine import free_memory, total_memory
 from cai.models.local.memory import Device, PhaseNeed, Setup, need, peak
-from cai.models.local.shape import shape_of
+from cai.models.local.shape import Shape, shape_of
 from cai.models.local.spec import ModelSpec
 from cai.pipeline.sources import Stage
 from cai.pipeline.spec import Pipeline
@@ -70,11 +81,15 @@ class Plan:
 
 def plan(pipeline: Pipeline, device: Device, before: Path | None = None) -> Plan:
     """The plan of a pipeline on this kind of device; `before` is the folder of an earlier run that tells the rate."""
+    return _planned(pipeline, lambda spec, shape: setup_for(spec, shape, device, total_memory()), before)
+
+
+def _planned(pipeline: Pipeline, setup_of: Callable[[ModelSpec, Shape], Setup], before: Path | None = None) -> Plan:
     spec = pipeline.model
     if spec is None:
         raise InputError(str(pipeline.path), "asks remote models alone, so there is no memory to plan")
     folder = model_files(spec)
-    setup = setup_for(spec, shape_of(folder), device, total_memory())
+    setup = setup_of(spec, shape_of(folder))
     rates = rates_of(before) if before is not None else {}
     stages = []
     works = works_of(pipeline, token_counter(folder if folder.is_dir() else None))
@@ -108,7 +123,7 @@ def make_room(pipeline: Pipeline, stages: Sequence[Stage], *, check: bool = True
 
     where = pick_device(pipeline.model.device)
     try:
-        made = plan(pipeline, "cpu" if where == "cpu" else "cuda")
+        made = _planned(pipeline, lambda spec, shape: setup_here(spec, shape, where))
     except InputError:
         return
     # Interpreter and libraries, or the context of a GPU, are there already.

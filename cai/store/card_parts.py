@@ -23,6 +23,11 @@ class Loading:
     """Whether the tokenizer lies beside the adapter, or `BASE`."""
     scores: bool = False
     """Whether it is a reward model, which answers with one number."""
+    precision: str = "auto"
+
+
+_DTYPES = {"fp32": "torch.float32", "bf16": "torch.bfloat16"}
+_AUTO_DTYPE = "torch.bfloat16 if torch.cuda.is_available() else torch.float32"
 
 
 def adapter_code(loading: Loading) -> list[str]:
@@ -36,7 +41,7 @@ def adapter_code(loading: Loading) -> list[str]:
     lines = ["import torch", "from peft import PeftModel", f"from transformers import {names}", ""]
     lines += ['FOLDER = "."  # this folder', base]
     settings = "revision=REVISION, dtype=DTYPE" + (", num_labels=1" if loading.scores else "")
-    lines.append("DTYPE = torch.bfloat16 if torch.cuda.is_available() else torch.float32")
+    lines.append(f"DTYPE = {_DTYPES.get(loading.precision, _AUTO_DTYPE)}")
     if loading.quantization == "nf4":
         lines += [
             "QUANTIZED = BitsAndBytesConfig(",

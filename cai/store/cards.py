@@ -24,6 +24,8 @@ class Card:
     licence: str | None
     """As the hub abbreviates licences; None is the base's own."""
     quantization: str
+    precision: str
+    """`auto`, `fp32` or `bf16`."""
     adapter: str
     """The shape of the adapter, in words."""
     stages: tuple[str, ...]
@@ -90,7 +92,9 @@ def _loading(card: Card) -> str:
         lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", "", 'FOLDER = "."  # this folder']
         lines += ['model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype="auto")', *asking("FOLDER")]
         return code_block("python", lines)
-    return code_block("python", adapter_code(Loading(card.base, card.revision, card.quantization)))
+    return code_block(
+        "python", adapter_code(Loading(card.base, card.revision, card.quantization, precision=card.precision))
+    )
 
 
 def _made(card: Card) -> str:

@@ -50,10 +50,11 @@ def test_a_run_that_is_not_there_is_refused_by_its_line(runs: Path, small: Small
         small("stages.4.dpo.from=quickstart/sfft")
 
 
+@pytest.mark.parametrize("change", ["model.clock=2027-01-01", "model.precision=bf16"])
 def test_what_was_trained_on_another_base_is_refused_before_anything_is_written(
-    runs: Path, small: Small, tmp_path: Path
+    runs: Path, small: Small, tmp_path: Path, change: str
 ) -> None:
-    pipeline = small("stages.4.dpo.from=quickstart/sft", "model.clock=2027-01-01")
+    pipeline = small("stages.4.dpo.from=quickstart/sft", change)
     with pytest.raises(InputError, match=r"quickstart/sft: was trained on another base model, .*; give both runs"):
         next(run_pipeline(pipeline, tmp_path / "new"))
     assert not (tmp_path / "new").exists()

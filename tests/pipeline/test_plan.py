@@ -9,7 +9,7 @@ import pytest
 from cai.errors import InputError
 from cai.models.local import machine
 from cai.models.local.lengths import token_counter
-from cai.models.local.memory import Generating, Judging, Training
+from cai.models.local.memory import Device, Generating, Judging, Training
 from cai.models.local.spec import ModelSpec
 from cai.models.tiny.weights import FOLDER
 from cai.pipeline import plan as planning
@@ -125,6 +125,14 @@ def test_a_run_that_does_not_fit_is_refused_with_the_nearest_setting(
     monkeypatch.setattr(planning, "free_memory", lambda _device: room + 1)
     make_room(quickstart, quickstart.stages)
     assert (training.bytes, training.bytes) in asked, "the largest stage's need, and the room for it"
+
+
+def test_a_plan_is_for_the_precision_that_the_pipeline_asks_for(quickstart: Pipeline, made: Plan) -> None:
+    def planned(precision: str, device: Device) -> Plan:
+        return plan(load_pipeline(QUICKSTART, [f"model.precision={precision}"]), device)
+
+    assert planned("bf16", "cuda").bytes == made.bytes < planned("fp32", "cuda").bytes
+    assert planned("fp32", "cpu").bytes == plan(quickstart, "cpu").bytes > planned("bf16", "cpu").bytes
 
 
 def test_a_model_that_is_elsewhere_is_planned_from_its_configuration(tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ def test_set_replaces_one_value_and_reaches_into_short_forms() -> None:
         ("name=a/b", "must be letters, digits"),
         ("model.lora.rank=0", "rank and alpha must be 1 or more, got 0"),
         ("model.quantization=nf3", "model.quantization must be"),
+        ("model.precision=fp16", "model.precision must be 'auto', 'fp32' or 'bf16', got fp16; did you mean"),
         ("prompts.test=null", "stage 'evaluate' needs prompts.test"),
         ("prompts.train=nowhere.jsonl", "there is no such file, got nowhere.jsonl"),
         ("constitution=nowhere.yaml", "there is no such file, got nowhere.yaml"),

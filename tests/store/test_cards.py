@@ -15,6 +15,7 @@ CARD = Card(
     revision="0123456789abcdef0123456789abcdef01234567",
     licence=None,
     quantization="nf4",
+    precision="auto",
     adapter="rank 16, α 32",
     stages=("revise: 8 of 8 rows", "dpo: 5 of 8 rows"),
     constitution="tiny 1.0.0",
@@ -76,6 +77,9 @@ def test_code_says_how_to_load_each_kind() -> None:
     four_bit = model_card(CARD)
     assert 'bnb_4bit_quant_type="nf4"' in four_bit and "PeftModel.from_pretrained(base, FOLDER)" in four_bit
     assert "load_in_8bit=True" in model_card(replace(CARD, quantization="int8"))
+    assert "DTYPE = torch.float32\n" in model_card(replace(CARD, precision="fp32"))
+    assert "DTYPE = torch.bfloat16\n" in model_card(replace(CARD, precision="bf16"))
+    assert "DTYPE = torch.bfloat16 if torch.cuda.is_available() else torch.float32\n" in four_bit
     assert "BitsAndBytesConfig" not in model_card(replace(CARD, quantization="none"))
     assert "peft" not in model_card(replace(CARD, kind="merged")).split("## Loading")[1].split("##")[0]
     assert "ollama create my-model -f Modelfile" in model_card(replace(CARD, kind="ollama"))

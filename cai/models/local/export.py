@@ -66,6 +66,7 @@ def export(
         workbench.base_folder,
         workbench.origin,
         workbench.device,
+        workbench.network.dtype,
         tuple(sorted(workbench.stop_ids)),
         workbench.chat.end_of_turn_text,
     )
@@ -109,15 +110,17 @@ class _Facts:
     base: Path
     origin: Origin
     device: str
+    dtype: torch.dtype
+    """What the run's model computes in."""
     stop_ids: tuple[int, ...]
     end_of_turn: str
 
 
 def _adapter(spec: ModelSpec, adapter: Path, target: Path, facts: _Facts, asked: Sequence[Said]) -> Exported:
     write_adapter(adapter, target, facts.origin)
-    source = Source(facts.base, target, spec.quantization, target)
+    source = Source(facts.base, target, spec.quantization, facts.dtype, target)
     heard = agreement(asked, read_again(source, facts.device, facts.stop_ids, asked))
-    tolerance = SAME_MODEL[torch.float32 if facts.device == "cpu" else torch.bfloat16]
+    tolerance = SAME_MODEL[facts.dtype]
     _require_same(heard, tolerance, facts.origin)
     return Exported(facts.origin, "f32", heard, None, tolerance, _notes(heard))
 
@@ -145,12 +148,10 @@ def _compared(
     spec: ModelSpec, adapter: Path, target: Path, facts: _Facts, asked: Sequence[Said], stored: str
 ) -> Exported:
     """The merge itself must be exact; how far it is from the quantised model is only told."""
-    merged = read_again(Source(target, None, "none", target), facts.device, None, asked)
-    beside = read_again(Source(facts.base, adapter, "none", target), facts.device, facts.stop_ids, asked)
+    merged = read_again(Source(target, None, "none", facts.dtype, target), facts.device, None, asked)
+    beside = read_again(Source(facts.base, adapter, "none", facts.dtype, target), facts.device, facts.stop_ids, asked)
     unrounded, tuned = agreement(beside, merged), agreement(asked, merged)
-    tolerance = max(SAME_WEIGHTS.get(kind, 5e-2) for kind in stored.split(" and "))
-    if facts.device != "cpu":
-        tolerance = max(tolerance, SAME_MODEL[torch.bfloat16])
+    tolerance = max(SAME_MODEL[facts.dtype], *(SAME_WEIGHTS.get(kind, 5e-2) for kind in stored.split(" and ")))
     _require_same(unrounded, tolerance, facts.origin)
     notes = _notes(tuned)
     if tuned.same_choices < QUANTISED_CHOICES:

@@ -68,11 +68,20 @@ def cards_for(needed: int) -> tuple[int, ...]:
 def setup_for(spec: ModelSpec, shape: Shape, device: Device, memory: int) -> Setup:
     """The model as the loader holds it on this device; `memory` is all that a CPU's machine has. A GPU's replicas take
     only of what is left, so they are no need."""
+    setup = Setup(shape, spec.quantization, device, spec.lora, precision=spec.precision)
     if device == "cuda":
-        return Setup(shape, spec.quantization, device, spec.lora)
-    dense = spec.quantization == "nf4" and keeps_dense_copies(shape.bound, memory)
-    replicas = 0 if spec.quantization == "int8" else memory // REPLICA_SHARE // (4 * shape.linear)
-    return Setup(shape, spec.quantization, device, spec.lora, dense_copies=dense, replicas=replicas)
+        return setup
+    dense = spec.quantization == "nf4" and keeps_dense_copies(shape.bound * setup.width, memory)
+    replicas = 0 if spec.quantization == "int8" else memory // REPLICA_SHARE // (setup.width * shape.linear)
+    return replace(setup, dense_copies=dense, replicas=replicas)
+
+
+def setup_here(spec: ModelSpec, shape: Shape, device: str) -> Setup:
+    """The same on a device of this machine, which knows what it computes in."""
+    from cai.models.local.machine import precision_on, total_memory
+
+    kind: Device = "cpu" if device == "cpu" else "cuda"
+    return setup_for(replace(spec, precision=precision_on(device, spec.precision)), shape, kind, total_memory())
 
 
 def nearest(setup: Setup, work: Work | None, room: int) -> Nearest | None:
@@ -109,14 +118,13 @@ def advice(found: Nearest | None) -> str:
 
 def require_loadable(spec: ModelSpec, folder: Path, device: str) -> None:
     """Refuse a model that does not fit where it is to be loaded. One whose sizes cannot be told is let through."""
-    from cai.models.local.machine import free_memory, total_memory
+    from cai.models.local.machine import free_memory
 
     try:
         shape = shape_of(folder)
     except InputError:
         return
-    kind: Device = "cpu" if device == "cpu" else "cuda"
-    setup = setup_for(spec, shape, kind, total_memory())
+    setup = setup_here(spec, shape, device)
     # Interpreter and context are there already, and the free memory is without them.
     wanted = need(setup)
     room = free_memory(device) + wanted.of("before loading")
@@ -127,14 +135,13 @@ def require_loadable(spec: ModelSpec, folder: Path, device: str) -> None:
 def width_beside(spec: ModelSpec, folder: Path, device: str, replicas: int) -> AtOnce:
     """How much can be generated together, now that the model is loaded, with one dense replica if `replicas` bytes have
     room for one. Where the model's sizes cannot be told it is as usual, and what does not fit is backed off from."""
-    from cai.models.local.machine import free_memory, total_memory
+    from cai.models.local.machine import free_memory
 
     try:
         shape = shape_of(folder)
     except InputError:
         return USUAL
-    kind: Device = "cpu" if device == "cpu" else "cuda"
-    setup = setup_for(spec, shape, kind, total_memory())
+    setup = setup_here(spec, shape, device)
     replica = setup.width * shape.linear
     return at_once(setup, free_memory(device) - (replica if replica <= replicas else 0))
 

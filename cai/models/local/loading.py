@@ -22,7 +22,7 @@ from cai.models.local.machine import free_memory, total_memory
 from cai.models.local.memory import REPLICA_SHARE, keeps_dense_copies
 from cai.models.local.network import Network
 from cai.models.local.spec import ModelSpec
-from cai.models.local.upstream import keep_dense_copies, load_network, load_tokenizer
+from cai.models.local.upstream import compute_dtype, keep_dense_copies, load_network, load_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +33,23 @@ class Loaded:
     """Ids that end a reply: the template's end of turn and whatever the model itself calls an end."""
     weights_digest: str
     dense_bytes: int
-    """Memory taken by fp32 copies of 4-bit weights; 0 where the 4-bit layers compute themselves."""
+    """Memory taken by dense copies of 4-bit weights; 0 where the 4-bit layers compute themselves."""
 
 
 def load(spec: ModelSpec, found: Found) -> Loaded:
     device = pick_device(spec.device)
+    dtype = compute_dtype(device, spec.precision)
     place = str(found.folder)
     chat = load_chat(spec, found)
     with _loadable(place):
-        model = load_network(found.folder, spec.quantization, device)
+        model = load_network(found.folder, spec.quantization, device, dtype)
     network = Network(model, place)
     if chat.vocabulary > network.vocab_size:
         raise InputError(
             place, "the tokenizer has more tokens than the model", f"{chat.vocabulary} > {network.vocab_size}"
         )
     dense_bytes = 0
-    if device == "cpu" and keeps_dense_copies(_parameters(found.folder), total_memory()):
+    if device == "cpu" and keeps_dense_copies(_parameters(found.folder) * dtype.itemsize, total_memory()):
         dense_bytes = keep_dense_copies(model)
     config: Any = model.generation_config
     own_ends = config.eos_token_id if config is not None else None

@@ -3,6 +3,10 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
+
+from cai.errors import InputError
+from cai.models.local.spec import Precision
 
 GIB = 1024**3
 
@@ -31,6 +35,20 @@ def look_at_machine() -> Machine:
         free, total = torch.cuda.mem_get_info()
         gpu = Gpu(torch.cuda.get_device_name(), free / GIB, total / GIB, str(torch.version.cuda))
     return Machine(str(torch.__version__), torch.get_num_threads(), gpu)
+
+
+def precision_on(device: str, wanted: Precision) -> Precision:
+    """What is computed in on a device of this machine: bf16 only where it is the hardware's own, if nothing is said."""
+    if wanted not in get_args(Precision):
+        raise InputError("precision", "there is no such precision", wanted, f"choose {', '.join(get_args(Precision))}")
+    if wanted != "auto":
+        return wanted
+    if device == "cpu":
+        return "fp32"
+    import torch
+
+    with torch.cuda.device(device):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
 def total_memory() -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cai.models.local.shape import Shape
-from cai.models.local.spec import LoraSpec, Quantization
+from cai.models.local.spec import LoraSpec, Precision, Quantization
 
 GIB = 1024**3
 
@@ -31,7 +31,7 @@ PASS_TOKENS = 2048
 TILE_LOGITS: dict[Device, int] = {"cpu": 1 << 23, "cuda": 1 << 25}
 """Logits held at once; `network` says the same."""
 DENSE_SHARE = 4
-"""A CPU keeps fp32 copies of 4-bit weights when they take at most this fraction (1/4) of the machine's memory."""
+"""A CPU keeps dense copies of 4-bit weights when they take at most this fraction (1/4) of the machine's memory."""
 REPLICA_SHARE = 8
 """The fraction (1/8) of a machine's memory that dense replicas of adapted weights may take on a CPU."""
 
@@ -82,14 +82,18 @@ class Setup:
     adapters: int = 0
     """Adapters that are resident whatever is done: those that views speak through."""
     dense_copies: bool = False
-    """Whether 4-bit weights have an fp32 copy beside them, as on a CPU with room for it."""
+    """Whether 4-bit weights have a dense copy beside them, as on a CPU with room for it."""
     replicas: int = 0
     """How many adapters may have a dense replica of the linear layers while they generate or judge."""
 
+    precision: Precision = "auto"
+
     @property
     def width(self) -> int:
-        """Bytes of a number that is computed with."""
-        return 4 if self.device == "cpu" else 2
+        """Bytes of a number that is computed with. A GPU of which nothing is known is taken for one that has bf16."""
+        if self.precision == "auto":
+            return 4 if self.device == "cpu" else 2
+        return 4 if self.precision == "fp32" else 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +218,9 @@ def adapter_parameters(shape: Shape, lora: LoraSpec) -> int:
     return sum(lora.rank * (linear.inputs + linear.outputs) for linear in adapted)
 
 
-def keeps_dense_copies(parameters: int, memory: int) -> bool:
-    """Whether a CPU with this much memory keeps fp32 copies of 4-bit weights."""
-    return 4 * parameters <= memory // DENSE_SHARE
+def keeps_dense_copies(taken: int, memory: int) -> bool:
+    """Whether a CPU with this much memory keeps dense copies of 4-bit weights, which take so many bytes."""
+    return taken <= memory // DENSE_SHARE
 
 
 def cache_bytes(setup: Setup) -> int:
@@ -227,14 +231,15 @@ def cache_bytes(setup: Setup) -> int:
 
 def _resident(setup: Setup) -> tuple[Part, ...]:
     shape, linear = setup.shape, setup.shape.linear
-    dense = 4 * linear if setup.dense_copies and setup.quantization == "nf4" else 0
-    # In fp32 a CPU uses embeddings and norms where they lie in the mapped file, and what else was read of it stays.
-    mapped = 4 * linear if setup.device == "cpu" and setup.quantization != "none" and shape.stored_width == 4 else 0
+    # A CPU uses embeddings and norms where they lie in the mapped file, if they are stored in the type that is computed
+    # in, and what else was read of the file stays.
+    lie = setup.device == "cpu" and setup.quantization != "none" and shape.stored_width == setup.width
+    mapped = setup.width * linear if lie else 0
     return (
         Part("before loading", _CONTEXT[setup.device]),
         Part("weights", weight_bytes(shape, setup.quantization, setup.width)),
         Part("weight file, mapped", mapped),
-        Part("fp32 copies of 4-bit weights", dense),
+        Part("dense copies of 4-bit weights", _dense_bytes(setup)),
         Part("adapters", 4 * setup.adapters * adapter_parameters(shape, setup.lora)),
     )
 
@@ -246,11 +251,16 @@ def _asked(setup: Setup) -> tuple[Part, ...]:
 
 
 def _reading(setup: Setup) -> int:
-    """While loading: the file that is read, where its numbers have another form, and a matrix on its way to its own."""
+    """While loading: the file that is read, where its numbers have another form, and a matrix on its way to its own.
+    Both are gone when dense copies are made, so only what is above those counts."""
     shape = setup.shape
     file = shape.stored if setup.device == "cpu" and shape.stored_width != setup.width else 0
     matrix = max(linear.size for linear in shape.linears) * setup.width if setup.quantization != "none" else 0
-    return file + matrix
+    return max(0, file + matrix - _dense_bytes(setup))
+
+
+def _dense_bytes(setup: Setup) -> int:
+    return setup.width * setup.shape.linear if setup.dense_copies and setup.quantization == "nf4" else 0
 
 
 def _generating(setup: Setup, work: Generating) -> tuple[Part, ...]:
@@ -334,7 +344,8 @@ def saved_bytes(setup: Setup) -> int:
     # Queries, keys and values as attention gathers them, what comes out, and that put back in place.
     attention = (3 * queries + 2 * _key_width(setup)) * setup.width + 4 * shape.heads
     # Gate and up; where they are not fused, the gate's activation too.
-    gate = (2 if setup.device == "cpu" else 3) * shape.inner * setup.width
+    fused = setup.device == "cpu" and setup.width == 4
+    gate = (2 if fused else 3) * shape.inner * setup.width
     ranks = 4 * lora.rank * len(adapted) // shape.layers
     norms = 4 * (2 * shape.width + (queries + keys if shape.head_norms else 0))
     if setup.width == 4:

@@ -16,7 +16,7 @@ from peft.tuners.lora import LoraLayer
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from cai.models.local.upstream import compute_dtype, dequantised, four_bit_layers
+from cai.models.local.upstream import dequantised, dtype_of, four_bit_layers
 
 _log = logging.getLogger(__name__)
 
@@ -85,12 +85,12 @@ class Replicas:
         return [module for module in self._model.modules() if isinstance(module, LoraLayer)]
 
     def _size(self) -> int:
-        width = torch.empty((), dtype=compute_dtype(self._model.device.type)).itemsize
+        width = dtype_of(self._model).itemsize
         return sum(layer.in_features * layer.out_features * width for layer in self._layers())
 
     def _made(self, adapter: str) -> dict[Any, torch.Tensor]:
         four_bit = set(map(id, four_bit_layers(self._model)))
-        dtype = compute_dtype(self._model.device.type)
+        dtype = dtype_of(self._model)
         made = {}
         with torch.no_grad():
             for layer in self._layers():

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cai.models.local.logprobs import TokenRow
 from cai.models.local.spec import Quantization
-from cai.models.local.upstream import compute_dtype, four_bit_layers, quantization_config
+from cai.models.local.upstream import four_bit_layers, quantization_config
 from cai.models.local.workbench import Workbench
 from cai.models.protocol import Request, Sampling
 from cai.records import Message
@@ -65,6 +65,8 @@ class Source:
     folder: Path
     adapter: Path | None
     quantization: Quantization
+    dtype: torch.dtype
+    """What it is computed in."""
     tokenizer: Path
 
 
@@ -86,9 +88,9 @@ def read_again(source: Source, device: str, stop_ids: Sequence[int] | None, aske
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
-        dtype=compute_dtype(device),
+        dtype=source.dtype,
         device_map={"": device},
-        quantization_config=quantization_config(source.quantization, device),
+        quantization_config=quantization_config(source.quantization, source.dtype),
     )
     for layer in four_bit_layers(model):
         layer.support_avx512bf16_for_cpu = False

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Quantization = Literal["nf4", "int8", "none"]
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +33,11 @@ class ModelSpec:
     """The date that a template sees when it asks for today's."""
     device: str = "auto"
     """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`."""
+    precision: Precision = "auto"
+    """What the base is computed in: `auto` is fp32 on a CPU and bf16 on a GPU that has it."""
+
+    @property
+    def own_precision(self) -> dict[str, str]:
+        """What a digest says of the precision: nothing of `auto`, so that a run that does not choose is what it was
+        before there was a choice."""
+        return {} if self.precision == "auto" else {"precision": self.precision}

@@ -17,7 +17,8 @@ import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from cai.models.local.spec import Quantization
+from cai.models.local.machine import precision_on
+from cai.models.local.spec import Precision, Quantization
 
 SKIPPED_MODULES = ["lm_head", "embed_out", "output", "score", "v_head", "value_head"]
 """Never quantised. Naming them replaces the default list, which would quantise a `score` head silently."""
@@ -73,8 +74,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
 
 
-def load_network(folder: Path, quantization: Quantization, device: str) -> PreTrainedModel:
-    """The model in eval mode with every parameter frozen, quantised while it loads."""
+def load_network(folder: Path, quantization: Quantization, device: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The model in eval mode with every parameter frozen, quantised while it loads; products are of this type."""
     with warnings.catch_warnings():
         # bitsandbytes quantises int8 through fp16 and says so for each layer.
         warnings.filterwarnings("ignore", message=".*MatMul8bitLt.*")
@@ -83,9 +84,9 @@ def load_network(folder: Path, quantization: Quantization, device: str) -> PreTr
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
-            dtype=compute_dtype(device),
+            dtype=dtype,
             device_map={"": device},
-            quantization_config=quantization_config(quantization, device),
+            quantization_config=quantization_config(quantization, dtype),
         )
     model.requires_grad_(False)
     model.eval()
@@ -94,12 +95,18 @@ def load_network(folder: Path, quantization: Quantization, device: str) -> PreTr
     return model
 
 
-def compute_dtype(device: str) -> torch.dtype:
-    """A CPU computes in fp32, where it is exact and as fast; a GPU in bf16."""
-    return torch.float32 if device == "cpu" else torch.bfloat16
+def compute_dtype(device: str, precision: Precision) -> torch.dtype:
+    """The type of the base's weights that are not quantised, and of all its products."""
+    return torch.float32 if precision_on(device, precision) == "fp32" else torch.bfloat16
 
 
-def quantization_config(quantization: Quantization, device: str) -> BitsAndBytesConfig | None:
+def dtype_of(model: PreTrainedModel) -> torch.dtype:
+    """What a model computes in: the type of its head, which is never quantised."""
+    head: Any = model.get_output_embeddings()
+    return head.weight.dtype  # type: ignore[no-any-return]
+
+
+def quantization_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig | None:
     """What plain transformers needs to load the base exactly as we do."""
     if quantization == "none":
         return None
@@ -109,7 +116,7 @@ def quantization_config(quantization: Quantization, device: str) -> BitsAndBytes
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute_dtype(device),
+        bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=SKIPPED_MODULES,
     )
 
@@ -119,14 +126,15 @@ def four_bit_layers(model: PreTrainedModel) -> list[Any]:
 
 
 def keep_dense_copies(model: PreTrainedModel) -> int:
-    """Give every 4-bit layer an fp32 copy of exactly what its 4 bits say, and compute with it; the bytes that takes.
+    """Give every 4-bit layer a copy of exactly what it would unpack to, and compute with it; the bytes that takes.
 
     On a CPU each forward pass through a 4-bit layer unpacks it first; for short rows that costs more than the product.
-    The copy is a cache: the 4-bit weights stay what is saved, hashed and frozen, and the results are the same bits.
+    The copy is a cache in the type that is computed in: the 4-bit weights stay what is saved, hashed and frozen, and
+    the results are the same bits.
     """
-    held = 0
+    held, dtype = 0, dtype_of(model)
     for layer in four_bit_layers(model):
-        dense = dequantised(layer)
+        dense = dequantised(layer).to(dtype)
         held += dense.nbytes
         layer.forward = _DenseForward(dense, layer.bias)
     return held

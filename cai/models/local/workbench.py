@@ -67,9 +67,9 @@ class Workbench:
         self._bench = Bench(self._loaded, self._adapters, lock, kept, replicas, steps, self.limits)
         self._views: dict[str, tuple[str, LocalModel]] = {}
         self._made = 0
-        self.fingerprint = digest(
-            [self._loaded.weights_digest, found.revision, spec.quantization, self._loaded.chat.fingerprint]
-        )
+        chat, weights = self._loaded.chat.fingerprint, self._loaded.weights_digest
+        decides = [weights, found.revision, spec.quantization, chat, *spec.own_precision.values()]
+        self.fingerprint = digest(decides)
         self.facts = self._facts()
 
     def view(self, adapter: Path | None = None) -> LocalModel:

@@ -85,9 +85,11 @@ def test_the_embedded_model_may_be_loaded_and_what_cannot_be_told_is_let_through
     require_loadable(ModelSpec(str(tmp_path)), tmp_path, "cpu")
 
 
-def test_fp32_copies_are_planned_where_the_loader_makes_them(llama: Shape) -> None:
+def test_dense_copies_are_planned_where_the_loader_makes_them(llama: Shape) -> None:
     spec = ModelSpec("org/model")
     assert setup_for(spec, llama, "cpu", 1024 * GIB).dense_copies
     assert not setup_for(spec, llama, "cpu", 64 * GIB).dense_copies
     assert not setup_for(spec, llama, "cuda", 1024 * GIB).dense_copies
     assert not setup_for(replace(spec, quantization="none"), llama, "cpu", 1024 * GIB).dense_copies
+    # In bf16 they take 15 GiB, and a quarter of 64 GiB is 16.
+    assert setup_for(replace(spec, precision="bf16"), llama, "cpu", 64 * GIB).dense_copies

@@ -184,7 +184,7 @@ def test_a_saved_adapter_gives_the_same_logits_in_plain_transformers_and_peft(
     one_step(trainee)
     trainee.save(tmp_path)
     plain = AutoModelForCausalLM.from_pretrained(
-        make_model(), dtype=torch.float32, quantization_config=quantization_config(quantization, "cpu")
+        make_model(), dtype=torch.float32, quantization_config=quantization_config(quantization, torch.float32)
     )
     for layer in four_bit_layers(plain):
         layer.support_avx512bf16_for_cpu = False

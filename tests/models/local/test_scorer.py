@@ -54,7 +54,7 @@ def test_a_saved_scorer_gives_the_same_scores_in_plain_transformers_and_peft(
         make_model(kind),
         num_labels=1,
         dtype=torch.float32,
-        quantization_config=quantization_config(quantization, "cpu"),
+        quantization_config=quantization_config(quantization, torch.float32),
     )
     for layer in four_bit_layers(plain):
         layer.support_avx512bf16_for_cpu = False

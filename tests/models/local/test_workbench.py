@@ -101,11 +101,12 @@ def test_a_device_that_is_not_there_is_refused(make_model, device):
         open_workbench(ModelSpec(str(make_model()), device=device))
 
 
-def test_a_fingerprint_covers_weights_quantisation_template_clock_and_adapter(open_bench, copied, tmp_path):
+def test_a_fingerprint_covers_weights_quantisation_template_clock_precision_and_adapter(open_bench, copied, tmp_path):
     bench = open_bench("nf4")
     seen = {bench.view().fingerprint, open_bench("none").view().fingerprint}
     seen.add(open_bench("nf4", template="chatml").view().fingerprint)
     seen.add(open_bench("nf4", clock="2025-01-01").view().fingerprint)
+    seen |= {open_bench("nf4", precision=precision).view().fingerprint for precision in ("auto", "fp32", "bf16")}
     assert open_bench("nf4", folder=copied).view().fingerprint == bench.view().fingerprint, "a copy elsewhere is equal"
     tensors = load_file(copied / "model.safetensors")
     tensors["model.norm.weight"] = tensors["model.norm.weight"] + 1
@@ -114,7 +115,7 @@ def test_a_fingerprint_covers_weights_quantisation_template_clock_and_adapter(op
     for seed in (1, 2):
         bench.trainee(None, seed).save(tmp_path / str(seed))
         seen.add(bench.view(tmp_path / str(seed)).fingerprint)
-    assert len(seen) == 7
+    assert len(seen) == 9
     shutil.copytree(tmp_path / "1", tmp_path / "copy")
     edit(tmp_path / "copy" / "adapter_config.json", base_model_name_or_path="elsewhere")
     again = bench.view(tmp_path / "copy")
