@@ -15,7 +15,8 @@ a third side: TRL, given our answers instead of sampling, must find our losses a
 What it takes is also what TRL's updates take on our very tokens. How the sides take turns stands in `training`.
 
 TRL runs in its best setting for speed and for memory apart: answers in a pass × passes in an update, and how many
-answers it samples at once, 64 unless it is said. For memory ours has small passes, and samples 16 answers at once.
+answers it samples at once, 64 unless it is said. Passes of more than 16 answers are left out: its peak grows by half a
+gigabyte with each. For memory ours has small passes, and samples 16 answers at once.
 """
 
 import argparse
@@ -56,11 +57,12 @@ AT_ONCE = 16
 LOSS, NORM = 1e-4, 1e-3
 """How far TRL's losses on our answers may lie from ours, and its gradient norms as a share."""
 SETTINGS: dict[str, dict[str, int]] = {
-    **{f"{n} × {ANSWERS // n}": {"per_pass": n, "sampled": ANSWERS} for n in (64, 32, 16, 8, 4)},
-    **{
-        f"{n} × {ANSWERS // n}, sampled by {at_once}": {"per_pass": n, "sampled": at_once}
-        for n, at_once in ((16, 16), (8, 8), (4, 8), (1, 8))
-    },
+    f"{n} × {ANSWERS // n}{'' if at_once == ANSWERS else f', sampled by {at_once}'}": {
+        "per_pass": n,
+        "sampled": at_once,
+    }
+    for at_once, sizes in ((ANSWERS, (16, 8, 4, 2)), (SAMPLES, (8, 4, 2, 1)))
+    for n in sizes
 }
 Answers = dict[str, tuple[list[int], list[list[int]]]]
 """The prompt's ids and its answers', by the prompt's text."""
