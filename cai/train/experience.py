@@ -117,7 +117,8 @@ class _Seen:
 
 
 def _look_back(scene: Scene, update: Update, rows: Sequence[TokenRow]) -> _Seen:
-    """What policy, reference and value have to say of the answers, on the very passes of the round's first epoch."""
+    """What reference, value and, where it looks back, the policy have to say of the answers, on the very passes of the
+    round's first epoch."""
     n, width, config = len(rows), max(len(row.completion_ids) for row in rows), scene.config
     old_NT, reference_NT = torch.zeros(n, width), torch.zeros(n, width)
     values_NU = torch.zeros(n, width + 1)

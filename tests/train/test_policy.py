@@ -89,12 +89,12 @@ def test_the_metrics_have_their_known_names(
             assert metrics["loss"] == pytest.approx(metrics["policy_loss"] + 0.1 * metrics["value_loss"], abs=1e-6)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "minibatches"), [*((method, 2) for method in METHODS), ("grpo", 1)])
 def test_a_training_stopped_after_any_update_goes_on_to_the_very_same_folder(
-    new_actor: NewActor, prompts: list[PromptRow], tmp_path: Path, method: str
+    new_actor: NewActor, prompts: list[PromptRow], tmp_path: Path, method: str, minibatches: int
 ) -> None:
     """Two rounds of four updates: most stops are inside a round, whose answers must come from the checkpoint."""
-    settings = config(method, rollout_epochs=2, minibatches=2, kl_target=0.5)
+    settings = config(method, rollout_epochs=4 // minibatches, minibatches=minibatches, kl_target=0.5)
     straight = list(train_policy(settings, prompts, new_actor(method), lower_letters, tmp_path / "straight", never))
     expected = contents(tmp_path / "straight")
     for stop_after in range(1, 8):
