@@ -21,7 +21,7 @@ from cai.pipeline.overrides import with_overrides
 from cai.pipeline.reporting import ReportTo, require_package
 from cai.pipeline.trained import is_trained, read_training
 from cai.strict_yaml import Document, validated
-from cai.train.config import TrainConfig
+from cai.train.config import PolicyConfig, TrainConfig
 
 TRAINED = Path("trained")
 """Where trainings lie that nobody named a folder for."""
@@ -81,8 +81,13 @@ def order_of(asked: Asked) -> Order:
         require_base("--from", start, spec)
     return Order(
         asked.method, method, spec, wanted.revision, settings.config, asked.data, asked.layout, out, start,
-        asked.max_tokens, asked.report_to, reward_sources(asked.rewards, spec),
+        asked.max_tokens, asked.report_to, _rewards(asked, spec, settings.config),
     )  # fmt: skip
+
+
+def _rewards(asked: Asked, spec: ModelSpec, config: TrainConfig) -> tuple[RewardSource, ...]:
+    unproven = isinstance(config, PolicyConfig) and config.unproven_reward == "allow"
+    return reward_sources(asked.rewards, spec, unproven=unproven)
 
 
 def default_folder(method: str, data: Path) -> Path:

@@ -23,6 +23,7 @@ from cai.files import sha256_of
 from cai.models.local.spec import ModelSpec
 from cai.pipeline.adapters import NamedAdapter, adapter_named, require_base
 from cai.records import Message, digest
+from cai.train.reward_facts import read_facts, require_better_than_chance
 
 if TYPE_CHECKING:
     from cai.models.local.workbench import Workbench
@@ -45,20 +46,23 @@ class RewardSource:
     """What the function takes."""
 
 
-def reward_sources(texts: Sequence[str], spec: ModelSpec) -> tuple[RewardSource, ...]:
-    """Each source, found and looked at; functions are imported."""
+def reward_sources(texts: Sequence[str], spec: ModelSpec, *, unproven: bool = False) -> tuple[RewardSource, ...]:
+    """Each source, found and looked at; functions are imported. Reward models must be better than chance, unless
+    unproven ones are allowed."""
     found = tuple(_source(text, spec) for text in texts)
     names = [source.name for source in found]
     for name in names:
         if names.count(name) > 1:
             raise InputError("--reward", "two rewards have the same name", name, f"call one another: other-{name}=…")
+    for source in found:
+        if source.adapter is not None and not unproven:
+            require_better_than_chance(f"--reward {source.adapter.name}", source.adapter.folder)
     return found
 
 
 @contextmanager
 def opened(sources: Sequence[RewardSource], workbench: "Workbench") -> "Iterator[RewardFn]":
     """All of them as one reward, for as long as the reward models are resident."""
-    from cai.train.reward import read_facts
     from cai.train.rewards import Blend, Part, from_scorer
 
     parts, scorers = [], []

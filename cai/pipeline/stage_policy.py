@@ -21,6 +21,7 @@ from cai.pipeline.training import told, written
 from cai.pipeline.training_configs import JUDGE, GrpoStageConfig, PpoStageConfig, RlooStageConfig
 from cai.records import Prompt, Reject
 from cai.seeds import derive
+from cai.train.reward_facts import read_facts, require_better_than_chance
 
 if TYPE_CHECKING:
     from cai.models.local.workbench import Workbench
@@ -41,6 +42,8 @@ def policy_stage(config: AnyPolicyConfig, inputs: Inputs, folder: Path, desk: De
     from cai.train.policy import train_policy
     from cai.train.rewards import from_scorer
 
+    if inputs.reward and config.unproven_reward == "refuse":
+        require_better_than_chance(f"{inputs.name}: the reward model of {inputs.reward.parent.name}", inputs.reward)
     rows: list[PromptRow] = []
     rejects: list[Reject] = []
     for prompt in inputs.prompts:
@@ -110,8 +113,6 @@ def _judged(config: AnyPolicyConfig, inputs: Inputs, desk: Desk) -> "RewardFn":
 
 def _zero(reward: Path | None) -> float:
     """The reward model's mean score, where it is known."""
-    from cai.train.reward import read_facts
-
     facts = read_facts(reward) if reward else None
     return facts.mean if facts else 0.0
 

@@ -232,6 +232,9 @@ class PolicyConfig(TrainConfig):
     """How far an update may move a token's probability ratio before its gradient stops; for `rloo`, an answer's."""
     clip_high: Positive | None = None
     """The same upwards, where it should differ; DAPO's paper has 0.28."""
+    unproven_reward: Literal["refuse", "allow"] = "refuse"
+    """What is done with a reward model that agrees with its own held-out pairs no more often than a coin would, where
+    20 or more were held out."""
     unfinished: Literal["keep", "replace", "reduce"] = "replace"
     """What becomes of the reward of an answer that did not end within the limit: it stays, is replaced by
     `unfinished_reward`, or that is added to it. The published details have each."""

@@ -9,7 +9,7 @@ Shapes: B pairs of a forward pass or of a batch, M measures (the names in `_MEAS
 import json
 import statistics as plain
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -27,23 +27,9 @@ from cai.train.losses import reward_model
 from cai.train.optimise import Gradient, Job, Measure, Step, joined, optimise, require_rows
 from cai.train.preference import items_of
 from cai.train.reference import PairRow, answers
+from cai.train.reward_facts import FACTS, RewardFacts
 
-FACTS = "reward.json"
 _MEASURES = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
-
-
-@dataclass(frozen=True, slots=True)
-class RewardFacts:
-    """What is known of a reward model's scores."""
-
-    mean: float
-    """Of all answers trained on: the zero that users of the scores want."""
-    deviation: float
-    accuracy: float | None
-    """Share of pairs held out whose chosen answer has the higher score."""
-    calibration_error: float | None
-    """How far σ(score difference) lies from the labels of pairs held out."""
-    held_out: int
 
 
 def train_reward(
@@ -100,12 +86,6 @@ def held_out(config: RewardConfig, rows: Sequence[PairRow], scorer: Scorer) -> d
     sure = torch.sigmoid(chosen_N - rejected_N).tolist()
     error = expected_calibration_error(sure, [row.p_chosen for row in rows])
     return {"eval/loss": loss, **told, "eval/calibration_error": error}
-
-
-def read_facts(folder: Path) -> RewardFacts | None:
-    """Of the adapter folder of a trained reward model; nothing where another program made it."""
-    path = folder / FACTS
-    return RewardFacts(**json.loads(path.read_text("utf-8"))) if path.is_file() else None
 
 
 def _scores(config: RewardConfig, rows: Sequence[PairRow], scorer: Scorer) -> tuple[Tensor, Tensor]:

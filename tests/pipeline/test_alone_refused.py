@@ -1,5 +1,7 @@
 """What one trainer alone refuses: in one sentence, before a model is loaded, and with nothing written."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from cai.errors import FolderInUse, InputError, Interrupted
 from cai.files import folder_lock
 from cai.pipeline.alone import Asked, order_of, train_alone
+from cai.train.reward_facts import FACTS
 from tests.pipeline.trainings import DATA, ROWS, SHORT, asked, trained
 
 REFUSED: list[tuple[str, dict[str, object], str]] = [
@@ -136,6 +139,19 @@ def test_adapters_of_another_part_or_another_base_are_refused(
         order_of(asked("dpo", tmp_path / "out", "lora.rank=4", start=str(made("sft"))))
     with pytest.raises(InputError, match="is no reward model: it gives answers, and no scores"):
         order_of(asked("ppo", tmp_path / "out", rewards=(str(made("sft")),)))
+
+
+def test_a_reward_model_at_chance_is_refused_unless_that_is_allowed(
+    made: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = shutil.copytree(made("reward"), tmp_path / "coin")
+    facts = json.loads((copied / "adapter" / FACTS).read_text("utf-8"))
+    (copied / "adapter" / FACTS).write_text(json.dumps({**facts, "accuracy": 0.5, "held_out": 40}), "utf-8")
+    unloaded(monkeypatch)
+    with pytest.raises(InputError, match=r"40 held-out pairs no better than a coin.*unproven_reward: allow"):
+        order_of(asked("ppo", tmp_path / "out", rewards=(str(copied),)))
+    allowed = order_of(asked("ppo", tmp_path / "out", "unproven_reward=allow", rewards=(str(copied),)))
+    assert [source.adapter is not None for source in allowed.rewards] == [True]
 
 
 def test_what_does_not_fit_in_memory_is_refused_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

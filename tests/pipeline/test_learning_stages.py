@@ -3,6 +3,8 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -11,8 +13,10 @@ from cai.manifest import read_manifest
 from cai.models.protocol import Choice, ChoiceRequest
 from cai.pipeline.runner import run_pipeline
 from cai.pipeline.spec import Pipeline, load_pipeline
-from cai.pipeline.stage_policy import judge_reward
+from cai.pipeline.stage_policy import judge_reward, policy_stage
+from cai.pipeline.training_configs import PpoStageConfig
 from cai.records import new_prompt
+from cai.train.reward_facts import FACTS
 from cai.train.rollout import PromptRow, Rollout
 
 ROOT = Path(__file__).parents[2]
@@ -124,6 +128,20 @@ def test_a_stage_without_what_it_needs_is_refused_when_the_file_is_read(tmp_path
     with pytest.raises(InputError) as refused:
         written(tmp_path, f"  - {stage}\n")
     assert told in str(refused.value)
+
+
+def test_a_reward_model_that_knows_nothing_teaches_nothing(run: Path, tmp_path: Path) -> None:
+    """Refused before anything is loaded: there is no desk to load it at."""
+    coin = tmp_path / "04-reward-coin" / "adapter"
+    shutil.copytree(stages_of(run)["04-reward"] / "adapter", coin)
+    facts = json.loads((coin / FACTS).read_text())
+    (coin / FACTS).write_text(json.dumps({**facts, "accuracy": 0.52, "held_out": 50}))
+    inputs: Any = SimpleNamespace(name="05-ppo", reward=coin, prompts=())
+    nothing: Any = None
+    with pytest.raises(InputError, match=r"04-reward-coin.*its 50 held-out pairs no better than a coin"):
+        next(policy_stage(PpoStageConfig(), inputs, tmp_path, nothing))
+    with pytest.raises(AttributeError):
+        next(policy_stage(PpoStageConfig(unproven_reward="allow"), inputs, tmp_path, nothing))
 
 
 class Opinion:

@@ -16,7 +16,8 @@ from cai.train.batches import plan_batches
 from cai.train.config import RewardConfig
 from cai.train.preference import items_of
 from cai.train.reference import PairRow
-from cai.train.reward import FACTS, read_facts, reward_gradient, train_reward
+from cai.train.reward import reward_gradient, train_reward
+from cai.train.reward_facts import FACTS, read_facts
 
 CONFIG = RewardConfig(learning_rate=1e-2, epochs=3, batch_size=5, checkpoint_every=3, holdout=0.0)
 NewScorer = Callable[..., Scorer]
