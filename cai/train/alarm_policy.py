@@ -3,7 +3,9 @@
 What their answers look like is `alarm_answers`' business.
 """
 
-from cai.train.alarm_curves import RECENT, Curves, median, told, where
+from collections.abc import Iterator, Sequence
+
+from cai.train.alarm_curves import RECENT, Curves, Point, median, told, where
 
 NEVER_APART = 0.99
 """The share of groups in which every answer got the same reward: with all of them, no answer is better than another."""
@@ -22,13 +24,26 @@ mean ratio is 1 whatever the policy, but for chance; at half as much again it re
 
 def constant_reward(curves: Curves) -> str | None:
     """Groups without differences where the trainer counts them, else no spread at all."""
-    shares, spreads = curves.of("frac_reward_zero_std")[-RECENT:], curves.of("reward_std")[-RECENT:]
     beside = f"; reward {told(curves.of('reward')[-RECENT:])}" if curves.of("reward") else ""
-    if len(shares) == RECENT and min(point.value for point in shares) >= NEVER_APART:
-        return f"frac_reward_zero_std {told(shares)}{beside}"
-    if len(spreads) == RECENT and max(point.value for point in spreads) <= EQUAL:
-        return f"reward_std is 0 {where(spreads)}{beside}"
+    for shares in _newest(curves, "frac_reward_zero_std"):
+        if min(point.value for point in shares) >= NEVER_APART:
+            return f"frac_reward_zero_std {told(shares)}{beside}"
+    for spreads in _newest(curves, "reward_std"):
+        if max(point.value for point in spreads) <= EQUAL:
+            return f"reward_std is 0 {where(spreads)}{beside}"
     return None
+
+
+def _newest(curves: Curves, name: str) -> Iterator[Sequence[Point]]:
+    """The newest rounds; and, where half of them are left, those in which no answer was cut: what an answer that was
+    cut is worth is up to the limit, whatever the reward says of it."""
+    newest = curves.of(name)[-RECENT:]
+    if len(newest) == RECENT:
+        cut = {point.step for point in curves.of("completions/clipped_ratio") if point.value > 0}
+        whole = [point for point in newest if point.step not in cut]
+        yield newest
+        if 2 * len(whole) >= RECENT:
+            yield whole
 
 
 def told_apart(curves: Curves, since: int) -> bool:

@@ -273,6 +273,25 @@ def test_equal_rewards_are_not_taken_for_a_frozen_adapter() -> None:
     assert [alarm.kind for alarm in seen(still)] == ["constant-reward"]
 
 
+def test_an_answer_that_was_cut_does_not_make_a_constant_reward_look_alive() -> None:
+    """An answer that runs into the limit gets another reward, whatever the reward function says."""
+
+    def policy(cut: int, apart: int) -> Rows:
+        """Eight rounds, of which the first ones had a cut answer, and the first ones had rewards that differ."""
+        return rows(
+            8,
+            POLICY
+            | {
+                "completions/clipped_ratio": lambda n: 0.1 if n <= cut else 0.0,
+                "reward_std": lambda n: 0.2 if n <= apart else 0.0,
+            },
+        )
+
+    assert kinds(policy(cut=2, apart=2)) == {"constant-reward"}
+    assert kinds(policy(cut=8, apart=0)) == {"constant-reward"}
+    assert kinds(policy(cut=2, apart=3)) == kinds(policy(cut=5, apart=5)) == set()
+
+
 def test_rewards_that_were_equal_so_far_explain_that_no_gradient_arrives() -> None:
     """Rewards are told at every second update: the eighth of them at the sixteenth, the fourth at the eighth."""
     equal = rows(40, POLICY | {"grad_norm": 0.0, "reward_std": every(2, 0.0)})

@@ -1,14 +1,15 @@
-"""Parts of a layer that cost a CPU more than their arithmetic: gated units and RMS norms, forwards and backwards.
+"""Parts of a layer that cost a CPU more than their arithmetic: gated units, RMS norms and the rotation of queries and
+keys by their positions, forwards and backwards.
 
 As transformers writes them, every step is an operation over all positions, whose result goes to memory and comes back.
 Here all steps are done on one tile of positions before the next, so that what lies between stays in the cache, and the
 way back is the derivative itself instead of one for each step, so that less is kept for it. Only passes with gradients
 in fp32 go this way; a module is changed only where a trial gives what its own forward pass gives.
 
-Shapes: N positions, D width of what is normed, F inner width of a gated unit.
+Shapes: N positions, D width of what is normed or turned, F inner width of a gated unit, H heads.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,14 +19,17 @@ TILE = 1 << 17
 """Numbers of one tile: the four tensors that a step touches lie in a CPU's second cache together."""
 SAME = 1e-5
 _PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+_ROTATION = "apply_rotary_pos_emb"
+"""What every architecture of transformers calls the function that turns its queries and keys."""
 
 
 def fuse(model: torch.nn.Module) -> int:
-    """Have the gated units and RMS norms of a model computed here; how many there were. For CPUs: a GPU would start a
-    kernel for every step of every tile."""
+    """Have the gated units, RMS norms and rotations of a model computed here; how many modules there were. For CPUs: a
+    GPU would start a kernel for every step of every tile."""
     agrees: dict[tuple[type, type], bool] = {}
     found = 0
     for module in model.modules():
+        _fuse_rotation(module)
         for kind in (_GatedForward, _NormForward):
             if not kind.fits(module):
                 continue
@@ -73,6 +77,45 @@ class _NormForward:
             return self._own(x)  # type: ignore[no-any-return]
         normed: torch.Tensor = _Normed.apply(x, self._module.weight, self._module.variance_epsilon)  # type: ignore[no-untyped-call]
         return normed
+
+
+def _fuse_rotation(module: Any) -> None:
+    """Architectures rotate by a function beside their attention, which every model of theirs shares."""
+    names = getattr(type(module).forward, "__globals__", {})
+    own = names.get(_ROTATION)
+    if own is not None and not isinstance(own, _Rotation) and _turns_alike(own):
+        names[_ROTATION] = _Rotation(own)
+
+
+class _Rotation:
+    """x · cos + (−second half, first half of x) · sin, of queries and keys."""
+
+    def __init__(self, own: Callable[..., Any]) -> None:
+        self._own = own
+
+    def __call__(
+        self, q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *more: Any, **also: Any
+    ) -> Any:
+        if more or also or not all(_learns(each) and each[:, 0].shape == cos.shape == sin.shape for each in (q, k)):
+            return self._own(q, k, cos, sin, *more, **also)
+        return _Turned.apply(q, cos, sin), _Turned.apply(k, cos, sin)  # type: ignore[no-untyped-call]
+
+
+def _turns_alike(own: Callable[..., Any]) -> bool:
+    """Values and gradients against the architecture's own, of a rotation whose halves differ."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, given = (torch.randn(1, 3, 5, 8, generator=generator) for _ in range(3))
+    cos, sin = (torch.randn(1, 5, 8, generator=generator) for _ in range(2))
+    told = []
+    for each in (own, _Rotation(own)):
+        inputs = [q.clone().requires_grad_(), k.clone().requires_grad_()]
+        try:
+            with torch.enable_grad():
+                turned = torch.cat(each(*inputs, cos, sin))
+        except (TypeError, RuntimeError, ValueError):
+            return False
+        told.append(torch.cat([turned.detach(), *torch.autograd.grad(turned, inputs, torch.cat([given, given]))]))
+    return bool((told[0] - told[1]).abs().max() <= SAME * told[0].abs().max())
 
 
 def _learns(x: torch.Tensor) -> bool:
@@ -142,6 +185,31 @@ class _Normed(torch.autograd.Function):
             torch.sub(pull_ND, to_ND, out=to_ND)
             to_ND.mul_(rate_N1)
         return to_x, None, None
+
+
+class _Turned(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, given: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turned(given, cos, sin.roll(sin.shape[-1] // 2, -1).neg()), None, None
+
+
+def _turned(x_BHSD: torch.Tensor, cos_BSD: torch.Tensor, sin_BSD: torch.Tensor) -> torch.Tensor:
+    x_NHD = x_BHSD.transpose(1, 2).flatten(0, 1)
+    out = torch.empty_like(x_NHD, memory_format=torch.contiguous_format)
+    half, size = x_NHD.shape[-1] // 2, max(1, TILE // x_NHD[0].numel())
+    cos_N1D, sin_N1D = (each.reshape(len(x_NHD), 1, -1) for each in (cos_BSD, sin_BSD))
+    for x, cos, sin, to in zip(*(each.split(size) for each in (x_NHD, cos_N1D, sin_N1D, out)), strict=True):
+        torch.mul(x, cos, out=to)
+        # Two roundings, as in the architecture's own: a pass with gradients says bit for bit what one without says.
+        to[..., :half].sub_(x[..., half:] * sin[..., :half])
+        to[..., half:].add_(x[..., :half] * sin[..., half:])
+    return out.view(x_BHSD.shape[0], -1, *out.shape[1:]).transpose(1, 2)
 
 
 def _tiles(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:

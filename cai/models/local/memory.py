@@ -28,8 +28,8 @@ KEPT_BYTES = 512 << 20
 """Keys and values that are kept for later calls; the workbench says the same."""
 PASS_TOKENS = 2048
 """New positions of one pass of judgements; `choices` says the same."""
-TILE_LOGITS: dict[Device, int] = {"cpu": 1 << 23, "cuda": 1 << 25}
-"""Logits held at once; `network` says the same."""
+TILE_LOGITS: dict[Device, int] = {"cpu": 1 << 20, "cuda": 1 << 25}
+"""Logits held at once; `head` says the same."""
 DENSE_SHARE = 4
 """A CPU keeps dense copies of 4-bit weights when they take at most this fraction (1/4) of the machine's memory."""
 REPLICA_SHARE = 8

@@ -25,8 +25,8 @@ from cai.models.local.narrow import LastLayer, NarrowPacking
 from cai.models.local.packed import KEYWORD, Packing
 
 MAX_TILE_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 25}
-"""Logits held at once: 32 MB in fp32 on a CPU, which is no faster with more, 128 MB on a GPU. Above it the head runs in
-tiles."""
+"""Logits held at once where the head is more than a frozen matrix, of which `head` decides: 32 MB in fp32 on a CPU,
+which is no faster with more, 128 MB on a GPU. Above it the head runs in tiles."""
 SUPPORTED_LAYERS = frozenset({"full_attention", "sliding_attention"})
 
 
@@ -124,11 +124,10 @@ class Network:
 
     def target_logps(self, hidden_ND: torch.Tensor, targets_N: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
         """log p(target) at each hidden state, logits divided by the temperature."""
-        tile = max(1, MAX_TILE_LOGITS[self.device.type] // self.vocab_size)
         head = self._head
         if _is_plain(head):
-            form = LogitForm(self.scale, self.softcap, temperature)
-            return token_logps(hidden_ND, head.weight, targets_N, form, tile)
+            return token_logps(hidden_ND, head.weight, targets_N, LogitForm(self.scale, self.softcap, temperature))
+        tile = max(1, MAX_TILE_LOGITS[self.device.type] // self.vocab_size)
         if len(targets_N) <= tile:
             return self._cross_entropy(temperature, hidden_ND, targets_N)
         pieces = zip(hidden_ND.split(tile), targets_N.split(tile), strict=True)

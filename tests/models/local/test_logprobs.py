@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from cai.models.local import logprobs
+from cai.models.local import head, logprobs
 from cai.models.local import network as network_module
 from cai.models.local.logprobs import TokenRow, batch_plan, completion_logps
 from cai.models.local.network import Network
@@ -59,6 +59,7 @@ def test_small_batches_and_tiles_change_neither_values_nor_gradients(make_model,
 
     whole = value_and_gradient()
     monkeypatch.setattr(network_module, "MAX_TILE_LOGITS", {"cpu": 2 * network.vocab_size})
+    monkeypatch.setattr(head, "ROOM", {"cpu": 100})
     tiled = value_and_gradient()
     monkeypatch.setattr(logprobs, "MAX_BATCH_TOKENS", 10)
     cut = value_and_gradient()

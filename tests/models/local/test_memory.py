@@ -144,7 +144,7 @@ def test_the_parts_of_a_training_are_named_and_add_up(llama: Shape) -> None:
 
 
 def test_logits_are_held_in_tiles() -> None:
-    """Beyond 2²³ logits, which 65 tokens make here, more scored tokens cost only their hidden states and gradients: 192
+    """Beyond 2²⁰ logits, which 9 tokens make here, more scored tokens cost only their hidden states and gradients: 192
     numbers in fp32 three times."""
     setup = Setup(shape_from_config({**EMBEDDED, "vocab_size": 128_256}), "none", "cpu")
     small, large = (need(setup, Training("sft", 1, 8, n)).of("under way") for n in (20_000, 20_500))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.memory import BAR, JOBS, RESULTS, compared
-from cai.models.local import choices, decode, fused, network, workbench
+from cai.models.local import choices, decode, fused, head, workbench
 from cai.models.local.attention import Pass
 from cai.models.local.logprobs import TokenRow
 from cai.models.local.memory import (
@@ -34,7 +34,7 @@ from cai.models.local.spec import LoraSpec
 def test_the_limits_are_those_of_the_engine() -> None:
     assert (decode.MAX_ROWS, decode.PREFILL_TOKENS) == (GENERATE_ROWS, PREFILL_TOKENS)
     assert workbench.KEPT_BYTES == KEPT_BYTES
-    assert (PASS_TOKENS, TILE_LOGITS) == (choices.MAX_PASS_TOKENS, network.MAX_TILE_LOGITS)
+    assert (PASS_TOKENS, TILE_LOGITS) == (choices.MAX_PASS_TOKENS, head.ROOM)
 
 
 @pytest.mark.parametrize(("precision", "width"), [("auto", 4), ("bf16", 2)])
