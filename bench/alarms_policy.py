@@ -118,7 +118,7 @@ def is_phrase(method: str) -> Failure:
 
 def loves_phrase(method: str) -> Failure:
     reward = both(right, 2.0, phrase)
-    return Failure(planted(method, "a reward that also loves one phrase", reward, updates=60), SPOILT, 60)
+    return Failure(planted(method, "a reward that also loves one phrase", reward, updates=100), SPOILT, 100)
 
 
 def refusing(method: str) -> Failure:
