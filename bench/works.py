@@ -197,7 +197,7 @@ def dealt_anew(reward: "RewardFn", seed: int) -> "RewardFn":
     return dealt
 
 
-REWARD = {"learning_rate": 2e-3, "epochs": 3, "batch_size": 8}
+REWARD = {"learning_rate": 3e-3, "epochs": 3, "batch_size": 16}
 METHODS: dict[str, Train] = {
     "dpo": preference(loss="dpo", learning_rate=7e-4, epochs=2),
     "cdpo": preference(loss="cdpo", label_smoothing=0.05, learning_rate=7e-4, epochs=2),
