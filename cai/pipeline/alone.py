@@ -4,7 +4,7 @@ What is asked for is an `Order`; rows are `alone_rows`', trainers `alone_methods
 a time and to one training for ever; its manifest is written last.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -124,7 +124,9 @@ def _require_enough(order: Order, rows: int) -> None:
         raise InputError(place, problem, held, "set holdout higher, or to 0")
 
 
-def _events(order: Order, ledger: Finished, rows: list[Encoded], desk: Desk, *, resumed: bool) -> Iterator[Event]:
+def _events(
+    order: Order, ledger: Finished, rows: list[Encoded], desk: Desk, *, resumed: bool
+) -> Generator[Event, None, None]:
     """Everything but the end."""
     yield _started(order)
     yield Event("stage_started", order.name, {"folder": str(order.out), "resumed": resumed})

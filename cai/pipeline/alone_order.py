@@ -73,7 +73,7 @@ def order_of(asked: Asked) -> Order:
     settings = settings_of(method, asked.overrides)
     _require_role(asked, method)
     if asked.report_to:
-        require_package(asked.report_to)
+        require_package(asked.report_to, f"--report-to {asked.report_to}", "--report-to")
     start = _start(asked, method, settings)
     wanted = _spec(asked, start, settings.lora)
     spec = _pinned(wanted, out)
