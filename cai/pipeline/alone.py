@@ -150,7 +150,8 @@ def _ledger(order: Order, reading: Reading, rows: list[Encoded]) -> Finished:
 
 def _started(order: Order) -> Event:
     name = f"{order.name} on {order.data.name}"
-    return Event("run_started", "", {"name": name, "folder": str(order.out), "stages": [order.name]})
+    told_of = {"name": name, "folder": str(order.out), "stages": [order.name], "command": order.command}
+    return Event("run_started", "", told_of)
 
 
 def _done_already(order: Order, manifest: Manifest) -> Iterator[Event]:
