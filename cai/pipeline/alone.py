@@ -54,7 +54,8 @@ def train_alone(order: Order, stop: Callable[[], bool], *, check_memory: bool = 
         return
     rows = _encoded(order, reading)
     _require_enough(order, len(rows))
-    works = works_of(order.config, rows, order.method.memory, continued=order.start is not None)
+    scorers = sum(reward.adapter is not None for reward in order.rewards)
+    works = works_of(order.config, rows, order.method.memory, continued=order.start is not None, scorers=scorers)
     make_room(str(order.data), order.spec, works, check=check_memory)
     resumed = order.out.exists()
     with folder_lock(order.out), desk:
@@ -150,7 +151,12 @@ def _ledger(order: Order, reading: Reading, rows: list[Encoded]) -> Finished:
 
 def _started(order: Order) -> Event:
     name = f"{order.name} on {order.data.name}"
-    told_of = {"name": name, "folder": str(order.out), "stages": [order.name], "command": order.command}
+    told_of: dict[str, object] = {
+        "name": name,
+        "folder": str(order.out),
+        "stages": [order.name],
+        "command": order.command,
+    }
     return Event("run_started", "", told_of)
 
 

@@ -4,7 +4,7 @@ import importlib.util
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -46,14 +46,18 @@ class Writer:
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A package `tensorboard` that writes plain lines, so that the way to it is tested where there is none."""
     (tmp_path / "site" / "tensorboard").mkdir(parents=True)
     (tmp_path / "site" / "tensorboard" / "__init__.py").touch()
     (tmp_path / "site" / "tensorboard" / "summary.py").write_text(STAND_IN)
-    for name in ("tensorboard", "tensorboard.summary"):
+    names = ("tensorboard", "tensorboard.summary")
+    for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    yield
+    for name in names:
+        sys.modules.pop(name, None)
 
 
 def test_only_updates_have_something_to_draw() -> None:
