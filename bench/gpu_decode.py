@@ -29,10 +29,10 @@ from measure import median_seconds
 
 from cai.models.local.choices import choice_logps
 from cai.models.local.decode import DecodeRow, Memory, decode
-from cai.models.local.memory import AtOnce
 from cai.models.local.prefix import common_length
 from cai.models.local.upstream import compute_dtype, quantization_config
 from cai.models.local.view import LocalModel
+from cai.models.local.width import AtOnce
 from cai.models.local.workbench import Workbench
 from cai.models.protocol import Sampling
 

@@ -20,17 +20,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cai.models.local.fitting import setup_for
 from cai.models.local.heap import hand_back_large_blocks
-from cai.models.local.memory import (
-    KEPT_BYTES,
-    PASS_TOKENS,
-    Generating,
-    Judging,
-    Setup,
-    Training,
-    cache_bytes,
-    need,
-)
+from cai.models.local.machine import total_memory
+from cai.models.local.memory import KEPT_BYTES, PASS_TOKENS, Generating, Judging, Method, Training, Work, need, peak
 from cai.models.local.shape import Shape, shape_of
 from cai.models.local.spec import LoraSpec, ModelSpec, Precision, Quantization
 
@@ -41,6 +34,8 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).resolve().parent / "results" / "memory.json"
 BAR = 0.15
 LORA = LoraSpec(rank=16)
+SAMPLES = 4
+"""Answers to each prompt of a policy."""
 SIZES: dict[str, dict[str, int]] = {
     "13M": {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 6, "num_attention_heads": 8},
     "100M": {
@@ -55,11 +50,12 @@ SIZES: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True)
 class Job:
-    """One phase of one model. `prompt` and `reply` are tokens of a row; a pair counts as two rows."""
+    """One phase of one model. `prompt` and `reply` are tokens of a row; a pair counts as two rows. A policy's rows are
+    the answers of a round, `SAMPLES` to each prompt."""
 
     model: str
     quantization: Quantization
-    phase: Literal["load", "generate", "judge", "sft", "dpo"]
+    phase: Literal["load", "generate", "judge", "sft", "dpo", "reward", "grpo", "ppo"]
     rows: int = 0
     prompt: int = 0
     reply: int = 0
@@ -80,10 +76,14 @@ JOBS = (
     Job("13M", "nf4", "generate", 64, 32, 480),
     Job("13M", "none", "judge", 64, 256, 0),
     Job("13M", "none", "sft", 8, 128, 128),
+    Job("13M", "none", "reward", 8, 64, 192),
     Job("13M", "none", "dpo", 8, 64, 192),
     Job("13M", "none", "dpo", 16, 64, 192),
     Job("13M", "none", "dpo", 16, 64, 192, "bf16"),
     Job("13M", "nf4", "dpo", 8, 64, 192),
+    Job("13M", "none", "grpo", 16, 64, 128),
+    Job("13M", "none", "ppo", 16, 64, 128),
+    Job("13M", "nf4", "ppo", 16, 64, 128),
     Job("100M", "none", "load"),
     Job("100M", "nf4", "load"),
     Job("100M", "none", "generate", 16, 32, 480),
@@ -118,14 +118,14 @@ def main() -> None:
 def compared(job: Job, work: Path, device: str) -> dict[str, object]:
     """The estimate (`ours`) and the measured peak (`peer`), in MB on top of what the process began with."""
     folder = model_folder(job.model, work)
-    peak = measured(job, folder, device)
-    guess = estimated(job, shape_of(_files(folder)), device, dense=bool(peak["dense"]))
-    ratio = guess / peak["peak"]
-    print(f"  {job.name}: {peak['seconds']:.0f} s", file=sys.stderr, flush=True)
+    found = measured(job, folder, device)
+    guess = estimated(job, shape_of(_files(folder)), device, dense=bool(found["dense"]))
+    ratio = guess / found["peak"]
+    print(f"  {job.name}: {found['seconds']:.0f} s", file=sys.stderr, flush=True)
     return {
         "name": job.name if device == "cpu" else f"{job.name} on {device}",
         "ours": round(guess / 1e6, 1),
-        "peer": round(peak["peak"] / 1e6, 1),
+        "peer": round(found["peak"] / 1e6, 1),
         "ratio": round(ratio, 3),
         "goal": BAR,
         "met": abs(ratio - 1) <= BAR,
@@ -136,18 +136,34 @@ def compared(job: Job, work: Path, device: str) -> dict[str, object]:
 def estimated(job: Job, shape: Shape, device: str, *, dense: bool) -> int:
     """What the estimator says of a job, without what is there before anything is loaded."""
     kind: Literal["cpu", "cuda"] = "cpu" if device == "cpu" else "cuda"
-    setup = Setup(shape, job.quantization, kind, LORA, dense_copies=dense, precision=job.precision)
-    length = job.prompt + job.reply
-    kept = min(KEPT_BYTES, job.rows * length * cache_bytes(setup))
-    works = {
-        "load": None,
-        "generate": Generating(job.rows, job.prompt, job.reply, kept=kept),
-        "judge": Judging(min(job.rows, PASS_TOKENS // max(1, length)), length),
-        "sft": Training("sft", job.rows, length, job.rows * job.reply),
-        "dpo": Training("dpo", job.rows, length, job.rows * job.reply),
-    }
-    found = need(setup, works[job.phase])
+    setup = setup_for(spec_of(job, ""), shape, kind, total_memory())
+    setup = replace(setup, dense_copies=dense)
+    found = peak([need(setup, work) for work in works_of(job)])
     return found.bytes - found.of("before loading")
+
+
+def works_of(job: Job) -> tuple[Work | None, ...]:
+    """What a job is, as the estimator is asked."""
+    length, scored = job.prompt + job.reply, job.rows * job.reply
+    match job.phase:
+        case "load":
+            return (None,)
+        case "generate":
+            return (Generating(job.rows, job.prompt, job.reply, total=job.rows),)
+        case "judge":
+            return (Judging(min(job.rows, PASS_TOKENS // max(1, length)), length),)
+        case "sft" | "dpo":
+            return (Training(job.phase, job.rows, length, scored),)
+        case "reward":
+            return (Training("reward", job.rows, length, 0),)
+        case "grpo" | "ppo":
+            method: Method = "ppo" if job.phase == "ppo" else "policy"
+            training = Training(method, job.rows, length, scored, shared=job.prompt, family=SAMPLES)
+            return Generating(job.rows, job.prompt, job.reply, total=job.rows, within=training), training
+
+
+def spec_of(job: Job, folder: str, device: str = "auto") -> ModelSpec:
+    return ModelSpec(folder, quantization=job.quantization, lora=LORA, device=device, precision=job.precision)
 
 
 def measured(job: Job, folder: str, device: str) -> dict[str, float]:
@@ -172,8 +188,8 @@ def measured_here(job: Job, folder: str, device: str) -> dict[str, float]:
     before = _reset(device)
     started = time.perf_counter()
     bench = _do(job, folder, device)
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else status("VmHWM")
-    return {"peak": peak - before, "dense": bench.dense_bytes, "seconds": time.perf_counter() - started}
+    most = torch.cuda.max_memory_allocated() if device == "cuda" else status("VmHWM")
+    return {"peak": most - before, "dense": bench.dense_bytes, "seconds": time.perf_counter() - started}
 
 
 def _do(job: Job, folder: str, device: str) -> "Workbench":
@@ -182,8 +198,7 @@ def _do(job: Job, folder: str, device: str) -> "Workbench":
     from cai.models.local.logprobs import TokenRow
     from cai.models.local.workbench import open_workbench
 
-    spec = ModelSpec(folder, quantization=job.quantization, lora=LORA, device=device, precision=job.precision)
-    bench = open_workbench(spec, check_memory=False)
+    bench = open_workbench(spec_of(job, folder, device), check_memory=False)
     generator = torch.Generator().manual_seed(1)
 
     def ids(count: int) -> tuple[int, ...]:
@@ -195,8 +210,10 @@ def _do(job: Job, folder: str, device: str) -> "Workbench":
             _generate(bench, rows, job.reply)
         case "judge":
             _judge(bench, rows)
-        case "sft" | "dpo":
+        case "sft" | "dpo" | "reward":
             _train(bench, rows, job.phase)
+        case "grpo" | "ppo":
+            _learn(bench, job)
     return bench
 
 
@@ -225,25 +242,53 @@ def _judge(bench: "Workbench", rows: "list[TokenRow]") -> None:
 
 def _train(bench: "Workbench", rows: "list[TokenRow]", method: str) -> None:
     """Two updates in one pass each, so that the second has the optimizer's state; DPO with its reference before."""
-    from cai.train.config import DpoConfig, SftConfig
+    from cai.train.config import DpoConfig, RewardConfig, SftConfig
     from cai.train.preference import train_dpo
     from cai.train.reference import PairRow
+    from cai.train.reward import train_reward
     from cai.train.sft import SftRow, train_sft
 
-    trainee = bench.trainee(None, 1)
     tokens = sum(len(row.prompt_ids) + len(row.completion_ids) for row in rows)
+    half = len(rows) // 2
+    sizes: dict[str, int] = {"epochs": 2, "micro_tokens": tokens}
     with tempfile.TemporaryDirectory() as folder:
         if method == "sft":
-            config = SftConfig(epochs=2, batch_size=len(rows), micro_tokens=tokens)
-            steps = train_sft(
-                config, [SftRow(str(i), row) for i, row in enumerate(rows)], trainee, Path(folder), _go_on
-            )
+            sft = SftConfig(batch_size=len(rows), **sizes)
+            own = [SftRow(str(i), row) for i, row in enumerate(rows)]
+            steps = train_sft(sft, own, bench.trainee(None, 1), Path(folder), _go_on)
         else:
-            half = len(rows) // 2
             pairs = [PairRow(str(i), *both) for i, both in enumerate(zip(rows[:half], rows[half:], strict=True))]
-            both_ways = DpoConfig(epochs=2, batch_size=half, micro_tokens=tokens)
-            steps = train_dpo(both_ways, pairs, trainee, Path(folder), _go_on)
+            if method == "dpo":
+                dpo = DpoConfig(batch_size=half, **sizes)
+                steps = train_dpo(dpo, pairs, bench.trainee(None, 1), Path(folder), _go_on)
+            else:
+                reward = RewardConfig(batch_size=half, holdout=0, **sizes)
+                steps = train_reward(reward, pairs, bench.scoring_trainee(None, 1), Path(folder), _go_on)
         for _ in steps:
+            pass
+
+
+def _learn(bench: "Workbench", job: Job) -> None:
+    """Two rounds of one update in one pass, of prompts that are as long as the job says in tokens of one byte each."""
+    from cai.records import Message
+    from cai.train.actor_critic import ActorCritic
+    from cai.train.config import PolicyConfig
+    from cai.train.policy import train_policy
+    from cai.train.rollout import PromptRow
+
+    count = max(1, job.rows // SAMPLES)
+    around = len(bench.encode_prompt((Message("user", ""),)))
+    texts = [f"{i:04d}".ljust(max(4, job.prompt - around), "x") for i in range(count)]
+    messages = [(Message("user", text),) for text in texts]
+    prompts = [PromptRow(str(i), each, bench.encode_prompt(each)) for i, each in enumerate(messages)]
+    tokens = sum(len(prompt.prompt_ids) for prompt in prompts) + count * SAMPLES * job.reply
+    config = PolicyConfig(
+        method=job.phase, samples=SAMPLES, batch_size=count, epochs=2, micro_tokens=tokens, max_new_tokens=job.reply
+    )
+    policy = bench.trainee(None, 1)
+    actor = ActorCritic(policy, bench.scoring_trainee(None, 2, "zero")) if job.phase == "ppo" else policy
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in train_policy(config, prompts, actor, lambda rollouts: range(len(rollouts)), Path(folder), _go_on):
             pass
 
 

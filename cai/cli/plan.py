@@ -57,7 +57,7 @@ def plan(
     device: Device = "cpu" if cpu else "cuda"
     if model is not None:
         base, _, revision = model.partition("@")
-        asked = model_plan(base, revision or None, device)
+        asked = model_plan(base, revision or None, device, card)
         if as_json:
             print_json(model_plan_as_json(asked, card))
         else:
@@ -66,7 +66,7 @@ def plan(
     assert pipeline is not None
     loaded = load_pipeline(pipeline, overrides or [])
     before = run or (run_folder(loaded) if (run_folder(loaded) / "run.yaml").is_file() else None)
-    made = plan_of(loaded, device, before)
+    made = plan_of(loaded, device, before, card)
     if as_json:
         print_json(plan_as_json(made, card))
     else:
@@ -83,13 +83,17 @@ def _show(made: "Plan", card: int | None) -> None:
     memory = table(["stage", "phase", "rows", "tokens", "memory", "fits"], (2, 3, 4, 5))
     memory.add_row("", "load", "", "", gib(made.loading.bytes), _cards(cards_for(made.loading.bytes)))
     for stage in made.stages:
-        for i, (batch, each) in enumerate(zip(stage.work.batches, stage.needs, strict=True)):
-            sizes = (str(batch.rows), str(batch.length), gib(each.bytes), _cards(cards_for(each.bytes)))
-            memory.add_row("" if i else stage.work.stage, each.phase, *sizes)
+        for i, phase in enumerate(stage.phases):
+            batch, fitting = phase.batch, _cards(cards_for(phase.least_need.bytes))
+            sizes = (str(batch.rows), str(batch.length), gib(phase.need.bytes), fitting)
+            memory.add_row("" if i else stage.work.stage, phase.need.phase, *sizes)
     screen.print(memory)
     screen.print(_work_table(made))
     total = f"; about {span(made.seconds)}" if made.seconds is not None else ""
     screen.print(f"Peak {gib(made.bytes)}; fits {_cards(made.cards)}{total}")
+    if made.narrower:
+        told = f"Rows generated together are those that {gib(made.room)} have room for; with less, fewer go together"
+        screen.print(f"{told}, and `fits` counts on that", soft_wrap=True)
     if card is not None:
         for line in made.advice(card):
             screen.print(line, soft_wrap=True)
@@ -114,7 +118,8 @@ def _show_model(asked: "ModelPlan", card: int | None) -> None:
     for row in asked.rows:
         batch = row.work
         sizes = ("", "") if batch is None else (str(batch.rows), str(batch.length))
-        rows.add_row(row.quantization, row.need.phase, *sizes, gib(row.need.bytes), _cards(cards_for(row.need.bytes)))
+        fitting = _cards(cards_for(row.least_need.bytes))
+        rows.add_row(row.quantization, row.need.phase, *sizes, gib(row.need.bytes), fitting)
     screen.print(rows)
     if card is not None:
         for line in asked.advice(card):

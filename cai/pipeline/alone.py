@@ -4,7 +4,7 @@ What is asked for is an `Order`; rows are `alone_rows`', trainers `alone_methods
 a time and to one training for ever; its manifest is written last.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -54,7 +54,8 @@ def train_alone(order: Order, stop: Callable[[], bool], *, check_memory: bool = 
         return
     rows = _encoded(order, reading)
     _require_enough(order, len(rows))
-    works = works_of(order.config, rows, order.method.memory, continued=order.start is not None)
+    scorers = sum(reward.adapter is not None for reward in order.rewards)
+    works = works_of(order.config, rows, order.method.memory, continued=order.start is not None, scorers=scorers)
     make_room(str(order.data), order.spec, works, check=check_memory)
     resumed = order.out.exists()
     with folder_lock(order.out), desk:
@@ -124,7 +125,9 @@ def _require_enough(order: Order, rows: int) -> None:
         raise InputError(place, problem, held, "set holdout higher, or to 0")
 
 
-def _events(order: Order, ledger: Finished, rows: list[Encoded], desk: Desk, *, resumed: bool) -> Iterator[Event]:
+def _events(
+    order: Order, ledger: Finished, rows: list[Encoded], desk: Desk, *, resumed: bool
+) -> Generator[Event, None, None]:
     """Everything but the end."""
     yield _started(order)
     yield Event("stage_started", order.name, {"folder": str(order.out), "resumed": resumed})
@@ -148,7 +151,13 @@ def _ledger(order: Order, reading: Reading, rows: list[Encoded]) -> Finished:
 
 def _started(order: Order) -> Event:
     name = f"{order.name} on {order.data.name}"
-    return Event("run_started", "", {"name": name, "folder": str(order.out), "stages": [order.name]})
+    told_of: dict[str, object] = {
+        "name": name,
+        "folder": str(order.out),
+        "stages": [order.name],
+        "command": order.command,
+    }
+    return Event("run_started", "", told_of)
 
 
 def _done_already(order: Order, manifest: Manifest) -> Iterator[Event]:

@@ -160,8 +160,9 @@ def _policy_method(name: str) -> Method:
         "completions/clipped_ratio": "share of answers cut off",
         "eval/reward": "reward on prompts held out",
     }
+    memory: MemoryOf = "ppo" if name == "ppo" else "policy"
     return Method(
-        PolicyConfig, "prompts", _policy, shown, preset={"method": name}, memory="ppo", reply=_reply, rewarded=True
+        PolicyConfig, "prompts", _policy, shown, preset={"method": name}, memory=memory, reply=_reply, rewarded=True
     )
 
 
@@ -179,6 +180,7 @@ METHODS: dict[str, Method] = {
             "eval/calibration_error": "calibration error on pairs held out",
         },
         speaks=False,
+        memory="reward",
     ),
     "dpo": Method(DpoConfig, "pairs", _dpo, _PAIRS, memory="dpo"),
     "kto": Method(

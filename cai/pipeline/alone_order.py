@@ -4,6 +4,7 @@ Nothing is loaded: the model is found, adapters and packages are looked for, set
 offer is `alone_rows`' business.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +46,20 @@ class Asked:
     report_to: ReportTo | None = None
     rewards: tuple[str, ...] = ()
 
+    @property
+    def command(self) -> str:
+        """What to type for it."""
+        said = {
+            "--model": self.model, "--out": self.out, "--from": self.start, "--max-tokens": self.max_tokens,
+            "--quantization": self.quantization, "--precision": self.precision, "--template": self.template,
+            "--as": self.layout or None, "--report-to": self.report_to,
+        }  # fmt: skip
+        given = [(name, str(value)) for name, value in said.items() if value is not None]
+        given += [("--set", change) for change in self.overrides] + [("--reward", reward) for reward in self.rewards]
+        return shlex.join(
+            ["cai", "train", self.method, "--data", str(self.data), *(word for pair in given for word in pair)]
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -62,6 +77,8 @@ class Order:
     start: NamedAdapter | None
     max_tokens: int | None
     report_to: ReportTo | None
+    command: str
+    """What to type for it; it may say where things lie, and so decides nothing."""
     rewards: tuple[RewardSource, ...] = ()
 
 
@@ -73,7 +90,7 @@ def order_of(asked: Asked) -> Order:
     settings = settings_of(method, asked.overrides)
     _require_role(asked, method)
     if asked.report_to:
-        require_package(asked.report_to)
+        require_package(asked.report_to, f"--report-to {asked.report_to}", "--report-to")
     start = _start(asked, method, settings)
     wanted = _spec(asked, start, settings.lora)
     spec = _pinned(wanted, out)
@@ -81,7 +98,7 @@ def order_of(asked: Asked) -> Order:
         require_base("--from", start, spec)
     return Order(
         asked.method, method, spec, wanted.revision, settings.config, asked.data, asked.layout, out, start,
-        asked.max_tokens, asked.report_to, _rewards(asked, spec, settings.config),
+        asked.max_tokens, asked.report_to, asked.command, _rewards(asked, spec, settings.config),
     )  # fmt: skip
 
 

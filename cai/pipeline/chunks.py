@@ -15,7 +15,7 @@ from cai.errors import CaiError, DamagedFile, Interrupted, OutOfMemory
 from cai.feedback.outcome import Identified
 from cai.files import write_atomic
 from cai.journal import Journal, read_lines
-from cai.models.local.memory import USUAL, AtOnce
+from cai.models.local.width import USUAL, AtOnce
 from cai.models.protocol import RowError
 from cai.pipeline.calls import STREAM as CALLS
 from cai.pipeline.desk import Desk

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from cai.models.local.memory import AtOnce
 from cai.models.local.spec import ModelSpec
+from cai.models.local.width import AtOnce
 from cai.models.remote.spec import RemoteSpec
 from cai.pipeline.calls import Calls, Remembering
 from cai.records import digest

@@ -20,31 +20,48 @@ from cai.models.local.fitting import (
     room_of,
     setup_for,
     setup_here,
+    smallest_for,
 )
 from cai.models.local.heap import suit_memory
 from cai.models.local.lengths import token_counter
 from cai.models.local.machine import free_memory, total_memory
-from cai.models.local.memory import Device, PhaseNeed, Setup, need, peak
+from cai.models.local.memory import Device, PhaseNeed, Setup, need
 from cai.models.local.shape import Shape, shape_of
 from cai.models.local.spec import ModelSpec
+from cai.models.local.width import LEAST, AtOnce, width_in
 from cai.pipeline.sources import Stage
 from cai.pipeline.spec import Pipeline
-from cai.pipeline.work import StageWork, works_of
+from cai.pipeline.work import Batch, StageWork, works_of
 from cai.store.run_folder import read_events, read_run
 
 
 @dataclass(frozen=True, slots=True)
+class PhasePlan:
+    """One phase: its largest batch as it will be and as it can be at least, and what these need."""
+
+    batch: Batch
+    need: PhaseNeed
+    least: Batch
+    least_need: PhaseNeed
+
+
+@dataclass(frozen=True, slots=True)
 class StagePlan:
-    """One stage: its work, what each of its phases needs, and how long it takes where that is known."""
+    """One stage: its work, its phases, and how long it takes where that is known."""
 
     work: StageWork
-    needs: tuple[PhaseNeed, ...]
+    phases: tuple[PhasePlan, ...]
     seconds: float | None
 
     @property
     def bytes(self) -> int:
         """0 where only remote models are asked."""
-        return peak(self.needs).bytes if self.needs else 0
+        return max((phase.need.bytes for phase in self.phases), default=0)
+
+    @property
+    def least_bytes(self) -> int:
+        """Where as little is generated together as can be."""
+        return max((phase.least_need.bytes for phase in self.phases), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +71,32 @@ class Plan:
     setup: Setup
     loading: PhaseNeed
     stages: tuple[StagePlan, ...]
+    room: int
+    """The bytes that it is planned for: how much is generated together follows from it."""
+
+    def within(self, room: int) -> "Plan":
+        """The same for another room."""
+        width = width_in(self.setup, room)
+        stages = tuple(replace(stage, phases=_phases(self.setup, stage.work, width)) for stage in self.stages)
+        return replace(self, stages=stages, room=room)
 
     @property
     def bytes(self) -> int:
         return max(self.loading.bytes, *(stage.bytes for stage in self.stages))
 
     @property
+    def least_bytes(self) -> int:
+        """What it takes where as little is generated together as can be."""
+        return max(self.loading.bytes, *(stage.least_bytes for stage in self.stages))
+
+    @property
+    def narrower(self) -> bool:
+        """Whether less would be generated together where there were less room."""
+        return any(phase.least != phase.batch for stage in self.stages for phase in stage.phases)
+
+    @property
     def cards(self) -> tuple[int, ...]:
-        return cards_for(self.bytes)
+        return cards_for(self.least_bytes)
 
     @property
     def seconds(self) -> float | None:
@@ -73,32 +108,40 @@ class Plan:
         """For each stage that does not fit a card of this many GB, what would have to change."""
         told = []
         for stage in self.stages:
-            if not fits(stage.bytes, card):
-                change = advice(nearest_of(self, stage, room_of(card)))
-                told.append(f"{stage.work.stage} needs {gib(stage.bytes)}: {change}")
+            if not fits(stage.least_bytes, card):
+                hardest = max(stage.phases, key=lambda phase: phase.least_need.bytes)
+                change = advice(nearest_of(self, stage, hardest.least, room_of(card)))
+                told.append(f"{stage.work.stage} needs {gib(stage.least_bytes)}: {change}")
         return told or [f"all of it fits a card of {card} GB"]
 
 
-def plan(pipeline: Pipeline, device: Device, before: Path | None = None) -> Plan:
-    """The plan of a pipeline on this kind of device; `before` is the folder of an earlier run that tells the rate."""
-    return _planned(pipeline, lambda spec, shape: setup_for(spec, shape, device, total_memory()), before)
+def plan(pipeline: Pipeline, device: Device, before: Path | None = None, card: int | None = None) -> Plan:
+    """The plan of a pipeline on a card of so many GB, or on the smallest that it fits; on a CPU that of this machine.
+    `before` is the folder of an earlier run that tells the rate."""
+    setup = _setup(pipeline, lambda spec, shape: setup_for(spec, shape, device, total_memory()))
+    room = total_memory() if device == "cpu" else 0
+    made = _planned(pipeline, setup, room if card is None else room_of(card), before)
+    return made if made.room else made.within(room_of(smallest_for(made.least_bytes)))
 
 
-def _planned(pipeline: Pipeline, setup_of: Callable[[ModelSpec, Shape], Setup], before: Path | None = None) -> Plan:
-    spec = pipeline.model
-    if spec is None:
+def _setup(pipeline: Pipeline, setup_of: Callable[[ModelSpec, Shape], Setup]) -> Setup:
+    if pipeline.model is None:
         raise InputError(str(pipeline.path), "asks remote models alone, so there is no memory to plan")
+    return setup_of(pipeline.model, shape_of(model_files(pipeline.model)))
+
+
+def _planned(pipeline: Pipeline, setup: Setup, room: int, before: Path | None = None) -> Plan:
+    spec = pipeline.model
+    assert spec is not None, pipeline.path
     folder = model_files(spec)
-    setup = setup_of(spec, shape_of(folder))
     rates = rates_of(before) if before is not None else {}
     stages = []
     works = works_of(pipeline, token_counter(folder if folder.is_dir() else None))
     for stage, work in zip(pipeline.stages, works, strict=True):
         asked = work if stage.sources.local else replace(work, batches=())
-        needs = tuple(need(_with_adapters(setup, asked), batch) for batch in asked.batches)
         rate = rates.get(asked.kind)
-        stages.append(StagePlan(asked, needs, rate * asked.inputs if rate is not None else None))
-    return Plan(pipeline.spec.name, spec, setup, need(setup), tuple(stages))
+        stages.append(StagePlan(asked, (), rate * asked.inputs if rate is not None else None))
+    return Plan(pipeline.spec.name, spec, setup, need(setup), tuple(stages), 0).within(room)
 
 
 def model_files(spec: ModelSpec) -> Path:
@@ -108,10 +151,9 @@ def model_files(spec: ModelSpec) -> Path:
     return find_config(spec.base, spec.revision)
 
 
-def nearest_of(made: Plan, stage: StagePlan, room: int) -> Nearest | None:
-    """The nearest setting with which a stage's largest phase fits."""
-    work = stage.work.batches[stage.needs.index(peak(stage.needs))]
-    return nearest(_with_adapters(made.setup, stage.work), work, room)
+def nearest_of(made: Plan, stage: StagePlan, batch: Batch, room: int) -> Nearest | None:
+    """The nearest setting with which a batch of a stage fits."""
+    return nearest(_with_adapters(made.setup, stage.work), batch, room)
 
 
 def make_room(pipeline: Pipeline, stages: Sequence[Stage], *, check: bool = True) -> None:
@@ -123,19 +165,22 @@ def make_room(pipeline: Pipeline, stages: Sequence[Stage], *, check: bool = True
 
     where = pick_device(pipeline.model.device)
     try:
-        made = _planned(pipeline, lambda spec, shape: setup_here(spec, shape, where))
+        setup = _setup(pipeline, lambda spec, shape: setup_here(spec, shape, where))
+        # Interpreter and libraries, or the context of a GPU, are there already.
+        room = free_memory(where) + need(setup).of("before loading")
+        made = _planned(pipeline, setup, room)
     except InputError:
         return
-    # Interpreter and libraries, or the context of a GPU, are there already.
-    room = free_memory(where) + made.loading.of("before loading")
     wanted = {stage.name for stage in stages}
     ahead = [stage for stage in made.stages if stage.work.stage in wanted]
     if where == "cpu":
         suit_memory(max(stage.bytes for stage in ahead), room)
     for stage in ahead:
+        # As much is generated together as there is room for: it is too much only where very little is.
         if check and stage.bytes > room:
             place = f"{pipeline.path}: stage {stage.work.stage}"
-            require(place, where, peak(stage.needs), room, nearest_of(made, stage, room))
+            largest = max(stage.phases, key=lambda phase: phase.need.bytes)
+            require(place, where, largest.need, room, nearest_of(made, stage, largest.batch, room))
 
 
 def rates_of(folder: Path) -> Mapping[str, float]:
@@ -156,6 +201,12 @@ def rates_of(folder: Path) -> Mapping[str, float]:
     return {kind: seconds[kind] / inputs[kind] for kind in seconds if inputs[kind]}
 
 
+def _phases(setup: Setup, work: StageWork, width: AtOnce) -> tuple[PhasePlan, ...]:
+    own = _with_adapters(setup, work)
+    both = [(width.of(batch), LEAST.of(batch)) for batch in work.batches]
+    return tuple(PhasePlan(now, need(own, now), least, need(own, least)) for now, least in both)
+
+
 def _with_adapters(setup: Setup, work: StageWork) -> Setup:
     return replace(setup, adapters=work.adapters)
 
@@ -172,6 +223,8 @@ def plan_as_json(made: Plan, card: int | None = None) -> dict[str, object]:
             "parameters": made.setup.shape.parameters,
         },
         "bytes": made.bytes,
+        "least_bytes": made.least_bytes,
+        "room": made.room,
         "cards": list(made.cards),
         "loading": need_as_json(made.loading),
         "stages": [_stage_as_json(stage) for stage in made.stages],
@@ -192,8 +245,15 @@ def _stage_as_json(stage: StagePlan) -> dict[str, object]:
         "updates": work.updates,
         "longest": work.longest,
         "phases": [
-            {**need_as_json(each), "rows": batch.rows, "tokens": batch.length}
-            for each, batch in zip(stage.needs, work.batches, strict=True)
+            {
+                **need_as_json(phase.need),
+                "rows": phase.batch.rows,
+                "tokens": phase.batch.length,
+                "least_rows": phase.least.rows,
+                "least_bytes": phase.least_need.bytes,
+                "cards": list(cards_for(phase.least_need.bytes)),
+            }
+            for phase in stage.phases
         ],
         "bytes": stage.bytes,
         "seconds": stage.seconds,

@@ -1,20 +1,22 @@
 """Curves for other tools: the metrics of trainings as TensorBoard or Weights & Biases read them.
 
 Both are optional packages, imported only where somebody asks for them. A reporter sees the events that everybody sees;
-nothing is read back from what it writes.
+nothing is read back from what it writes, and whether there is one changes no digest.
 """
 
 import importlib
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from cai.errors import InputError
 from cai.pipeline.events import Event
 
 ReportTo = Literal["tensorboard", "wandb"]
+Result = TypeVar("Result")
 
 
 class Reporter(Protocol):
@@ -25,13 +27,11 @@ class Reporter(Protocol):
     def close(self) -> None: ...
 
 
-def require_package(kind: ReportTo) -> None:
-    """Refuse what cannot be reported to, before anything is loaded."""
+def require_package(kind: ReportTo, place: str, name: str) -> None:
+    """Refuse what cannot be reported to, before anything is loaded; `name` is what the setting is called there."""
     if importlib.util.find_spec(kind) is None:
-        remedy = (
-            f"install it with: pip install 'cai[{kind}]', or leave --report-to out: metrics.jsonl is always written"
-        )
-        raise InputError(f"--report-to {kind}", f"the package {kind} is not installed", None, remedy)
+        remedy = f"install it with: pip install 'cai[{kind}]', or leave {name} out: metrics.jsonl is always written"
+        raise InputError(place, f"the package {kind} is not installed", None, remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +41,31 @@ class Subject:
     name: str
     identity: str
     settings: Mapping[str, object]
+    part: str = ""
+    """Which one it is where several report below one folder."""
 
 
 def open_reporter(kind: ReportTo, folder: Path, subject: Subject) -> Reporter:
     """Reports go below the folder."""
     if kind == "tensorboard":
-        return _TensorBoard(folder / "tensorboard")
+        return _TensorBoard(folder / "tensorboard" / subject.part)
     # Its logs may still grow when the folder's manifest is written; what is hidden is not part of a folder.
     return _Wandb(folder / ".wandb", subject)
 
 
-def reported(events: Iterator[Event], kind: ReportTo, folder: Path, subject: Subject) -> Iterator[Event]:
-    """The same events, told to a reporter as they pass."""
-    reporter = open_reporter(kind, folder, subject)
-    try:
-        for event in events:
+def reported(
+    events: Generator[Event, None, Result], kind: ReportTo, folder: Path, subject: Subject
+) -> Generator[Event, None, Result]:
+    """The same events with the same result, told to a reporter as they pass."""
+    with closing(open_reporter(kind, folder, subject)) as reporter, closing(events):
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
             reporter.report(event)
             yield event
-    finally:
-        reporter.close()
 
 
 def scalars(event: Event) -> tuple[int, dict[str, float]]:
@@ -79,6 +85,9 @@ class _TensorBoard:
         step, told = scalars(event)
         for name, value in told.items():
             self._writer.add_scalar(f"{event.stage}/{name}", value, step)
+        if told:
+            # A killed training goes on behind its last checkpoint, and would not tell again what lay in a buffer.
+            self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()

@@ -18,10 +18,12 @@ from cai.pipeline.inputs import Done, Inputs, adapter_of_run, gather, stage_dige
 from cai.pipeline.logbook import Logbook
 from cai.pipeline.pinning import pinned
 from cai.pipeline.plan import make_room
+from cai.pipeline.reporting import Subject, reported
 from cai.pipeline.sources import Stage
 from cai.pipeline.spec import Pipeline
 from cai.pipeline.stages import JOURNALED, VERSIONS, run_stage
 from cai.pipeline.summary import summarise
+from cai.pipeline.training_configs import Reported
 from cai.store.run_folder import RUNS
 
 __all__ = ["RUNS", "Event", "never", "run_folder", "run_pipeline"]
@@ -110,7 +112,13 @@ def _stage_events(
         yield from _other_machine(facts, stage, done)
         if facts["decoding"] != "step loop":
             yield Event("notice", stage.name, {"text": f"this architecture is decoded by {facts['decoding']}: slower"})
-    ledger = yield from run_stage(stage.config, inputs, target, desk)
+    events = run_stage(stage.config, inputs, target, desk)
+    if isinstance(stage.config, Reported) and stage.config.report_to:
+        # Beside the stage's folder: what a reporter writes is no part of what the stage made.
+        settings = stage.config.model_dump(mode="json", by_alias=True)
+        subject = Subject(f"{pipeline.spec.name}/{stage.name}", digest, settings, target.name)
+        events = reported(events, stage.config.report_to, folder, subject)
+    ledger = yield from events
     counts = {"inputs": ledger.inputs, "outputs": ledger.outputs, "rejects": sum(ledger.rejects.values())}
     facts = {"rejects": ledger.rejects, "notes": ledger.notes, **stage_facts(stage, inputs, desk), **ledger.facts}
     version = VERSIONS[stage.kind]

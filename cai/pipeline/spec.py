@@ -22,9 +22,10 @@ from cai.pipeline.final import find_final
 from cai.pipeline.labelled import labelled_pairs, refuse_without_pairs
 from cai.pipeline.overrides import with_overrides
 from cai.pipeline.prompts import EMBEDDED, embedded_prompts
+from cai.pipeline.reporting import require_package
 from cai.pipeline.rounds import written_out
 from cai.pipeline.sources import NoSourceError, Stage, sources_of
-from cai.pipeline.training_configs import SftStageConfig
+from cai.pipeline.training_configs import Reported, SftStageConfig
 from cai.records import Prompt
 from cai.store.formats.prompts import read_prompts
 from cai.strict_yaml import Document, read_yaml, validated
@@ -87,6 +88,7 @@ def _resolved(document: Document, path: Path, overrides: Sequence[str]) -> Pipel
     _check_kinds(document)
     spec = validated(document, PipelineSpec)
     stages = _stages(document, spec)
+    _check_reporters(document, stages)
     constitution = load_constitution(_file(document, spec.constitution, path, "constitution"))
     _check_principles(document, constitution, stages)
     train, test = (_prompts(document, path, part, stages) for part in ("train", "test"))
@@ -152,6 +154,14 @@ def _stages(document: Document, spec: PipelineSpec) -> tuple[Stage, ...]:
             raise InputError(document.place(*at, "from"), "there is no such run", sources.start_run, remedy)
         stages.append(Stage(i + 1, kind, config, sources))
     return tuple(stages)
+
+
+def _check_reporters(document: Document, stages: Sequence[Stage]) -> None:
+    """Hours later, when the training begins, would be late to hear of a package that is not there."""
+    for stage in stages:
+        if isinstance(stage.config, Reported) and stage.config.report_to:
+            place = document.place("stages", stage.number - 1, stage.kind, "report_to")
+            require_package(stage.config.report_to, place, "report_to")
 
 
 def _check_principles(document: Document, constitution: Constitution, stages: Sequence[Stage]) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cai.pipeline.reporting import ReportTo
 from cai.train.config import DpoConfig, KtoConfig, PolicyConfig, RewardConfig, SftConfig
 
 TRAINING = ("sft", "dpo", "kto", "ppo", "rloo", "grpo")
@@ -19,7 +20,17 @@ JUDGE = "judge"
 _STRICT = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class Start(BaseModel):
+class Reported(BaseModel):
+    """Where else a training's curve is drawn."""
+
+    model_config = _STRICT
+
+    report_to: ReportTo | None = Field(default=None, exclude=True)
+    """Draw the curve in `tensorboard` or `wandb` as well. It changes no result, so no digest, no manifest and no
+    `run.yaml` has it."""
+
+
+class Start(Reported):
     """What a training goes on from."""
 
     model_config = _STRICT
@@ -40,7 +51,7 @@ class FromPairs(Start):
     """Leave out pairs of which the judge was less sure than this."""
 
 
-class SftStageConfig(SftConfig):
+class SftStageConfig(SftConfig, Reported):
     """Train a fresh adapter on revisions and on helpful answers."""
 
     model_config = _STRICT

@@ -20,7 +20,8 @@ from cai.feedback.styles import (
     critique_examples,
 )
 from cai.models.local.lengths import PER_MESSAGE, Counter, conversation_length
-from cai.models.local.memory import GENERATE_ROWS, GENERATE_TOKENS, PASS_TOKENS, Generating, Judging, Method, Training
+from cai.models.local.memory import PASS_TOKENS, Generating, Judging, Method, Training
+from cai.pipeline.alone_memory import policy_training
 from cai.pipeline.alone_rows import read_data
 from cai.pipeline.configs import (
     EvaluateConfig,
@@ -291,9 +292,10 @@ def _train(config: TrainConfig, stage: Stage, rows: _Answers, adapters: int) -> 
     shared = max(rows.prompts) if each == 2 else 0
     of_one = each * length - shared
     sequences = min(max(1, config.micro_tokens // of_one), config.batch_size, max(1, rows.rows)) * each
-    method: Method = "sft" if stage.kind in ("sft", "reward") else "dpo"
+    methods: dict[str, Method] = {"sft": "sft", "reward": "reward"}
+    method = methods.get(stage.kind, "dpo")
     continued = stage.sources.start is not None or bool(stage.sources.start_run)
-    scored = sequences * rows.length
+    scored = 0 if method == "reward" else sequences * rows.length
     batch = Training(method, sequences, length, scored, continued, config.checkpointing, shared)
     mean = sum(rows.prompts) // len(rows.prompts) + rows.length
     passes = each * rows.rows * (config.epochs + (1 if method == "dpo" else 0))
@@ -308,12 +310,10 @@ def _policy(config: PolicyStageConfig, stage: Stage, texts: Texts, adapters: int
     prompts, new = texts.train, config.max_new_tokens
     answers = len(prompts) * config.samples * config.epochs
     length = max(prompts) + new
-    at_once = config.batch_size * config.samples
-    rows = min(max(1, config.micro_tokens // length), at_once)
-    method: Method = "ppo" if config.method == "ppo" else "dpo"
+    at_once = min(config.batch_size, len(prompts)) * config.samples
     continued = stage.sources.start is not None or bool(stage.sources.start_run)
-    training = Training(method, rows, length, rows * new, continued, config.checkpointing)
-    batches: list[Batch] = [_generating(min(at_once, answers), max(prompts), new), training]
+    training = policy_training(config, max(prompts), continued=continued, scorers=int(bool(stage.sources.reward)))
+    batches: list[Batch] = [Generating(at_once, max(prompts), new, total=at_once, within=training), training]
     judgements = 0
     if config.reward == JUDGE:
         judgements = answers * (texts.judging if config.principles == "all" else 1)
@@ -325,7 +325,7 @@ def _policy(config: PolicyStageConfig, stage: Stage, texts: Texts, adapters: int
         answers * (each - new) + judgements * (each + texts.judgement), answers * new,
         trained_tokens=answers * each * (config.rollout_epochs + 2),
         updates=rounds * config.rollout_epochs * config.minibatches,
-        longest=length, adapters=adapters + bool(stage.sources.reward), batches=tuple(batches),
+        longest=length, adapters=adapters, batches=tuple(batches),
     )  # fmt: skip
 
 
@@ -348,8 +348,8 @@ def _evaluate(config: EvaluateConfig, stage: Stage, texts: Texts, adapters: int)
 
 
 def _generating(rows: int, prompt: int, reply: int, sampled: bool = True) -> Generating:
-    together = max(1, min(rows, GENERATE_ROWS, GENERATE_TOKENS // (prompt + reply)))
-    return Generating(together, prompt, reply, sampled)
+    """As many as are asked for; how many of them go together is `plan`'s to say."""
+    return Generating(rows, prompt, reply, sampled)
 
 
 def _judging(rows: int, length: int) -> Judging:

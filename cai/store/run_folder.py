@@ -6,7 +6,7 @@ later. Nothing here writes, and nothing here decides what a run does next.
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -67,14 +67,22 @@ def read_run(folder: Path) -> RunState:
     name, kinds = _plan(folder)
     events = _last_session(read_events(folder))
     process = lock_owner(folder)
-    last = events[-1] if events else None
-    ended = _ENDS.get(last.kind) if last else None
-    # A run without an end and without an owner was killed.
-    state: State = "running" if process else ended or ("interrupted" if events else "waiting")
+    state = state_of(events, process)
     stages = tuple(_stage(folder, number, kind, events, state) for number, kind in enumerate(kinds, 1))
-    error = str(last.data.get("error", "")) if last and state == "failed" else ""
+    error = error_of(events) if state == "failed" else ""
     report = folder / REPORT
     return RunState(name, folder, state, stages, error, report if report.exists() else None, process)
+
+
+def state_of(events: Sequence[LoggedEvent], process: int | None) -> State:
+    """By what was told last, and by who holds the folder: work without an end and without an owner was killed."""
+    ended = _ENDS.get(events[-1].kind) if events else None
+    return "running" if process else ended or ("interrupted" if events else "waiting")
+
+
+def error_of(events: Sequence[LoggedEvent]) -> str:
+    """Why it failed, if that was the last thing told."""
+    return str(events[-1].data.get("error", "")) if events else ""
 
 
 def list_runs(folder: Path) -> list[RunState]:

@@ -91,7 +91,7 @@ def policy_gradient(scene: Scene, round_: Round, update: Update) -> Gradient:
         torch.autograd.backward(objective.loss_B.sum())
         loss_B, told = objective.loss_B.detach(), objective.told_M
         if scene.value is not None:
-            value_B = _value_pass(scene.value, round_, own, config.value_clip) / value_positions
+            value_B = _value_pass(scene.value, round_, own, config) / value_positions
             torch.autograd.backward(config.value_weight * value_B.sum())
             loss_B = loss_B + config.value_weight * value_B.detach()
             told = torch.cat([told, objective.loss_B.detach().sum()[None], value_B.detach().sum()[None]])
@@ -140,11 +140,12 @@ def _policy_pass(scene: Scene, round_: Round, answers: Sequence[int], totals: To
     return _Objective((weights * losses).sum(dim=1), torch.stack(told))
 
 
-def _value_pass(value: Scorer, round_: Round, answers: Sequence[int], clip: float) -> Tensor:
+def _value_pass(value: Scorer, round_: Round, answers: Sequence[int], config: PolicyConfig) -> Tensor:
     """Each answer's value loss (B), summed over its positions."""
-    values_BU = with_ends(value.values([round_.rows[i] for i in answers]))
+    rows = [round_.rows[i] for i in answers]
+    values_BU = with_ends(value.values(rows, checkpointing=config.checkpointing))
     part = round_.of(answers, values_BU.shape[1] - 1, values_BU.device)
-    losses_BU = value_loss(values_BU, part.values_BU, part.returns_BU, clip)
+    losses_BU = value_loss(values_BU, part.values_BU, part.returns_BU, config.value_clip)
     return losses_BU.masked_fill(~part.value_mask_BU, 0.0).sum(dim=1)
 
 

@@ -53,7 +53,7 @@ def test_every_command_of_the_readme_runs(clone: Path) -> None:
 
 def test_every_command_of_the_guide_runs(cai: Cai, project: Path) -> None:
     commands = commands_of("docs/training.md", "## One method alone", "## Methods")
-    assert len(commands) == 9
+    assert len(commands) == 10
     shutil.copytree(ROOT / "examples", project / "examples")
     for command in commands:
         assert cai(*shlex.split(command)).stdout.strip(), command
@@ -136,7 +136,14 @@ def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_comes_to_the_same_bytes(
     assert not (clone / "stopped" / "manifest.json").exists()
     cai = cai_in(clone)
     assert "this training is not finished" in cai("chat", "stopped", code=2).stderr
-    assert "sft: goes on" in cai(*order, "--out", "stopped").stdout
+    shown = cai("status", "stopped").stdout
+    assert shown.startswith("‖ interrupted  sft on sft.jsonl  stopped\n")
+    assert re.search(r"^[1-9]\d* of \d+ updates$", shown, re.MULTILINE) and "Last checkpoint: update " in shown
+    [goes_on] = re.findall(r"^Goes on with: cai (.+)$", shown, re.MULTILINE)
+    assert "sft: goes on" in cai(*shlex.split(goes_on)).stdout
+    assert cai("status", "stopped").stdout.startswith("✓ done  sft on sft.jsonl  stopped\n")
+    told = json.loads(cai("status", "stopped", "--json").stdout)
+    assert (told["state"], told["done"], told["folder"]) == ("done", told["total"], "stopped")
     cai(*order, "--out", "whole")
     for name in ("metrics.jsonl", "records.jsonl", "adapter/adapter_model.safetensors"):
         assert (clone / "stopped" / name).read_bytes() == (clone / "whole" / name).read_bytes(), name

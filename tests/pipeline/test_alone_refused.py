@@ -161,3 +161,40 @@ def test_what_does_not_fit_in_memory_is_refused_by_its_name(tmp_path: Path, monk
     monkeypatch.setattr(alone_memory, "free_memory", lambda _where: 1 << 20)
     with pytest.raises(InputError, match=r"pairs.jsonl: training needs .* on cpu .*--no-memory-check"):
         trained(asked("dpo", tmp_path / "out"))
+
+
+@pytest.mark.parametrize("method", ["ppo", "rloo", "grpo", "reward"])
+def test_so_is_a_policy_and_a_reward_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    from cai.pipeline import alone_memory
+
+    unloaded(monkeypatch)
+    monkeypatch.setattr(alone_memory, "free_memory", lambda _where: 1 << 20)
+    with pytest.raises(InputError, match=r"(prompts|pairs).jsonl: (training|generating) needs .*--no-memory-check"):
+        trained(asked(method, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("samples", [1, 3, 4])
+@pytest.mark.parametrize("micro_tokens", [50, 200, 555, 4096])
+@pytest.mark.parametrize("minibatches", [1, 3])
+def test_a_policys_largest_pass_is_the_one_that_is_planned(samples: int, micro_tokens: int, minibatches: int) -> None:
+    """Eight prompts of 40 tokens, answers of 60, against the trainer's own plan of passes."""
+    from cai.models.local.layout import TokenRow, packed_length
+    from cai.pipeline.alone_memory import policy_training
+    from cai.train.config import PolicyConfig
+    from cai.train.rounds import minibatch, passes, plan_updates
+
+    config = PolicyConfig(
+        method="ppo", batch_size=8, samples=samples, micro_tokens=micro_tokens, max_new_tokens=60,
+        minibatches=minibatches,
+    )  # fmt: skip
+    rows = [TokenRow((i,) * 40, (100 + n,) * 60) for i in range(8) for n in range(samples)]
+    ids = [str(i) for i in range(8)]
+    made = [
+        [rows[i] for i in own]
+        for update in plan_updates(config, ids)
+        for own in passes(config, rows, minibatch(config, update, ids))
+    ]
+    planned = policy_training(config, 40, continued=False, scorers=0)
+    assert planned.rows == max(map(len, made))
+    assert planned.tokens == pytest.approx(max(map(packed_length, made)), abs=40), "up to a family cut in two"

@@ -9,8 +9,8 @@ import pytest
 
 from cai.errors import CaiError, Interrupted, OutOfMemory
 from cai.journal import read_lines
-from cai.models.local.memory import USUAL, AtOnce
 from cai.models.local.spec import ModelSpec
+from cai.models.local.width import USUAL, AtOnce
 from cai.models.protocol import RowError
 from cai.pipeline.chunks import Chunk, Made, chunked, work_in_chunks
 from cai.pipeline.desk import Desk

@@ -20,6 +20,14 @@ from cai.pipeline.spec import Pipeline, load_pipeline
 from cai.pipeline.work import works_of
 
 ROOT = Path(__file__).parents[2]
+EIGHT_B = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+}
 QUICKSTART = ROOT / "pipelines" / "quickstart.yaml"
 
 
@@ -127,6 +135,38 @@ def test_a_run_that_does_not_fit_is_refused_with_the_nearest_setting(
     assert (training.bytes, training.bytes) in asked, "the largest stage's need, and the room for it"
 
 
+def test_a_narrow_room_narrows_what_is_generated_together_and_is_refused_only_below_the_least(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of some 1,600 positions each, 65,536 have room for 40 rows, and the least that is planned for, 2,048, for one."""
+    pipeline = load_pipeline(QUICKSTART, ["stages.0.revise.max_new_tokens=512", "model.quantization=none"])
+    roomy = plan(pipeline, "cpu", card=80).stages[0].phases[0]
+    assert (roomy.batch.rows, roomy.least.rows) == (40, 1)
+    held = plan(pipeline, "cpu").loading.of("before loading")
+    revise = [pipeline.stages[0]]
+    for room, refused in ((roomy.need.bytes - 1, False), (roomy.least_need.bytes, False), (held + 1, True)):
+        monkeypatch.setattr(planning, "free_memory", lambda _device, room=room: room - held)
+        monkeypatch.setattr(planning, "suit_memory", lambda *_numbers: None)
+        if not refused:
+            make_room(pipeline, revise)
+            continue
+        with pytest.raises(InputError, match="stage 01-revise: generating needs "):
+            make_room(pipeline, revise)
+
+
+def test_a_plan_says_how_much_is_generated_together_where_it_is_planned_for(tmp_path: Path) -> None:
+    """Of an 8B model's rows a larger card takes more together, and a card of 8 GB the least there are."""
+    (tmp_path / "config.json").write_text(json.dumps(EIGHT_B))
+    override = [f"model.base={tmp_path}", "stages.0.revise.max_new_tokens=512", "stages.0.revise.chunk=128"]
+    pipeline = load_pipeline(QUICKSTART, override)
+    found = {card: plan(pipeline, "cuda", card=card).stages[0].phases[0] for card in (8, 24, 80)}
+    rows = [phase.batch.rows for phase in found.values()]
+    assert rows == sorted(rows) and rows[0] < rows[1] < rows[2]
+    told = plan_as_json(plan(pipeline, "cuda", card=24))["stages"][0]["phases"][0]  # type: ignore[index]
+    assert (told["rows"], told["least_rows"]) == (rows[1], found[8].least.rows)
+    assert told["cards"] == [8, 16, 24, 48, 80]
+
+
 def test_a_plan_is_for_the_precision_that_the_pipeline_asks_for(quickstart: Pipeline, made: Plan) -> None:
     def planned(precision: str, device: Device) -> Plan:
         return plan(load_pipeline(QUICKSTART, [f"model.precision={precision}"]), device)
@@ -136,15 +176,7 @@ def test_a_plan_is_for_the_precision_that_the_pipeline_asks_for(quickstart: Pipe
 
 
 def test_a_model_that_is_elsewhere_is_planned_from_its_configuration(tmp_path: Path) -> None:
-    config = {
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "vocab_size": 128256,
-    }
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps(EIGHT_B))
     made = model_plan(str(tmp_path / "config.json"), None, "cuda")
     told = model_plan_as_json(made, card=24)
     assert told["parameters"] == 8_030_261_248

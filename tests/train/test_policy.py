@@ -137,6 +137,26 @@ def test_splitting_an_update_changes_neither_loss_nor_gradient(
     assert whole["clip_ratio"] > 0
 
 
+def test_layers_computed_again_give_policy_and_value_the_same_gradient(
+    new_actor: NewActor, prompts: list[PromptRow], tmp_path: Path
+) -> None:
+    settings = config("ppo", minibatches=2)
+    actor = new_actor("ppo")
+    [first, second, *_] = plan_updates(settings, [prompt.id for prompt in prompts])
+    scene = scene_of(settings, prompts, actor, tmp_path)
+    begun = begin_round(scene, first, 0.3)
+    nudge(actor)
+    found = []
+    for again in (False, True):
+        own = replace(scene, config=settings.model_copy(update={"checkpointing": again}))
+        kept: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t.nbytes) or t, lambda t: t):
+            _, gradient = gradient_of(actor, lambda own=own: policy_gradient(own, begun.round, second).metrics)
+        found.append((gradient, sum(kept)))
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[1][1] < found[0][1]
+
+
 def gradient_of(
     actor: Trainee | ActorCritic, accumulate: Callable[[], dict[str, torch.Tensor]]
 ) -> tuple[dict[str, float], torch.Tensor]:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import torch
 
 from cai.models.local.attention import Layers, Pass, Slots, layers_of
-from cai.models.local.memory import USUAL, AtOnce
 from cai.models.local.network import Network
 from cai.models.local.prefix import MIN_SHARED, Kept, Match, States, alike, common_length
 from cai.models.local.sampling import draw
 from cai.models.local.steps import Run, Steps
+from cai.models.local.width import USUAL, AtOnce
 from cai.models.protocol import Finish, Sampling
 
 MAX_ROWS = USUAL.rows

@@ -11,8 +11,6 @@ from cai.errors import InputError
 from cai.models.local.memory import (
     GIB,
     REPLICA_SHARE,
-    USUAL,
-    AtOnce,
     Device,
     Generating,
     Judging,
@@ -20,7 +18,6 @@ from cai.models.local.memory import (
     Setup,
     Training,
     Work,
-    at_once,
     keeps_dense_copies,
     need,
 )
@@ -63,6 +60,11 @@ def fits(needed: int, card: int) -> bool:
 def cards_for(needed: int) -> tuple[int, ...]:
     """The usual cards on which this many bytes fit."""
     return tuple(card for card in CARDS if fits(needed, card))
+
+
+def smallest_for(needed: int) -> int:
+    """The smallest of the usual cards on which this many bytes fit, or the largest of all."""
+    return min(cards_for(needed), default=max(CARDS))
 
 
 def setup_for(spec: ModelSpec, shape: Shape, device: Device, memory: int) -> Setup:
@@ -132,20 +134,6 @@ def require_loadable(spec: ModelSpec, folder: Path, device: str) -> None:
         require(spec.base, device, wanted, room, nearest(setup, None, room))
 
 
-def width_beside(spec: ModelSpec, folder: Path, device: str, replicas: int) -> AtOnce:
-    """How much can be generated together, now that the model is loaded, with one dense replica if `replicas` bytes have
-    room for one. Where the model's sizes cannot be told it is as usual, and what does not fit is backed off from."""
-    from cai.models.local.machine import free_memory
-
-    try:
-        shape = shape_of(folder)
-    except InputError:
-        return USUAL
-    setup = setup_here(spec, shape, device)
-    replica = setup.width * shape.linear
-    return at_once(setup, free_memory(device) - (replica if replica <= replicas else 0))
-
-
 def gib(count: int) -> str:
     return f"{count / GIB:.1f} GiB" if count >= GIB // 10 else f"{count / 1024**2:.0f} MiB"
 
@@ -160,7 +148,7 @@ def _smaller(work: Work | None) -> Iterator[tuple[int, tuple[str, ...], Work | N
         case Generating():
             for i, rows in enumerate(_halves(work.rows, 1)):
                 for k, reply in enumerate(_halves(work.reply, min(SHORTEST, work.reply))):
-                    changes = [f"chunk: {rows}"] if i else []
+                    changes = [f"{'batch_size × samples' if work.within else 'chunk'}: {rows}"] if i else []
                     changes += [f"max_new_tokens: {reply}"] if k else []
                     yield i * _FEWER_ROWS + k * _SHORTER, tuple(changes), replace(work, rows=rows, reply=reply)
         case Judging():
@@ -170,7 +158,7 @@ def _smaller(work: Work | None) -> Iterator[tuple[int, tuple[str, ...], Work | N
 
 def _smaller_training(work: Training) -> Iterator[tuple[int, tuple[str, ...], Work]]:
     for again in (False, True) if not work.checkpointing else (True,):
-        for i, rows in enumerate(_halves(work.rows, 2 if work.method == "dpo" else 1)):
+        for i, rows in enumerate(_halves(work.rows, 2 if work.method in ("dpo", "reward") else 1)):
             for k, length in enumerate(_halves(work.length, min(SHORTEST, work.length))):
                 scored = max(1, work.scored * rows * length // (work.rows * work.length))
                 shared = work.shared * length // work.length

@@ -19,7 +19,7 @@ from cai.models.local.chat import ChatFormat
 from cai.models.local.digests import weights_digest
 from cai.models.local.finding import Found
 from cai.models.local.machine import free_memory, total_memory
-from cai.models.local.memory import REPLICA_SHARE, keeps_dense_copies
+from cai.models.local.memory import GPU_REPLICA_SHARE, REPLICA_SHARE, keeps_dense_copies
 from cai.models.local.network import Network
 from cai.models.local.spec import ModelSpec
 from cai.models.local.upstream import compute_dtype, keep_dense_copies, load_network, load_tokenizer
@@ -89,7 +89,7 @@ def pick_device(wanted: str) -> str:
 
 def replica_budget(device: str) -> int:
     """Bytes that dense copies of adapted weights may take: an eighth of a machine's memory, a third of a GPU's rest."""
-    return total_memory() // REPLICA_SHARE if device == "cpu" else free_memory(device) // 3
+    return total_memory() // REPLICA_SHARE if device == "cpu" else free_memory(device) // GPU_REPLICA_SHARE
 
 
 def _context(folder: Path) -> int | None:

@@ -1,7 +1,8 @@
 """What a model needs in memory, part by part, before anything is loaded: arithmetic on sizes, without torch.
 
 `cai plan` and the loader ask the same functions. Sizes come from `shape`; what fits where, and what to change, is
-`fitting`'s; how well this agrees with measured peaks is shown by bench/memory.py and told in docs/memory.md.
+`fitting`'s, how much is generated together `width`'s; how well this agrees with measured peaks is shown by
+bench/memory.py and told in docs/memory.md.
 Names: N parameters, D hidden width, A width of all query heads, K of all key heads, F inner width, r rank.
 """
 
@@ -16,12 +17,9 @@ GIB = 1024**3
 
 Device = Literal["cpu", "cuda"]
 Phase = Literal["load", "generate", "judge", "train"]
-Method = Literal["sft", "dpo", "ppo"]
+Method = Literal["sft", "dpo", "reward", "policy", "ppo"]
+"""Of those that learn from rewards, `ppo` has a value beside its policy; `policy` is RLOO or GRPO."""
 
-GENERATE_ROWS = 64
-"""Rows that are generated together; `decode` says the same."""
-GENERATE_TOKENS = 65_536
-"""Cached positions of one batch; `decode` says the same."""
 PREFILL_TOKENS = 4096
 """New positions of one pass over prompts; `decode` says the same."""
 KEPT_BYTES = 512 << 20
@@ -34,6 +32,8 @@ DENSE_SHARE = 4
 """A CPU keeps dense copies of 4-bit weights when they take at most this fraction (1/4) of the machine's memory."""
 REPLICA_SHARE = 8
 """The fraction (1/8) of a machine's memory that dense replicas of adapted weights may take on a CPU."""
+GPU_REPLICA_SHARE = 3
+"""The fraction (1/3) of what a loaded model leaves of a GPU that they may take there."""
 
 _VERBS: dict[Phase, str] = {"load": "loading", "generate": "generating", "judge": "judging", "train": "training"}
 _BLOCK, _NESTED_BLOCK = 64, 256
@@ -42,8 +42,6 @@ _LAYER_CODES = 4 * 16 + 4 * 256 + 4
 """Bytes beside each 4-bit matrix: its code book, that of its scales, and the mean of its scales."""
 _CONTEXT: dict[Device, int] = {"cpu": 520 << 20, "cuda": 640 << 20}
 """What is taken before the first weight: interpreter and libraries, or the CUDA context with cuBLAS workspaces."""
-_ADAPTERS: dict[Method, tuple[int, int]] = {"sft": (1, 1), "dpo": (2, 1), "ppo": (4, 2)}
-"""Adapters that a method holds, and how many of them it trains. PPO: policy and value, reference and reward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,23 +95,6 @@ class Setup:
 
 
 @dataclass(frozen=True, slots=True)
-class Generating:
-    """The largest batch of a generation: `rows` prompts of `prompt` tokens, `reply` new ones each."""
-
-    rows: int
-    prompt: int
-    reply: int
-    sampled: bool = True
-    """Drawn by probability, which is done in fp64; else the likeliest token is taken."""
-    kept: int = KEPT_BYTES
-    """Bytes of keys and values that are kept for later calls."""
-
-    @property
-    def length(self) -> int:
-        return self.prompt + self.reply
-
-
-@dataclass(frozen=True, slots=True)
 class Judging:
     """The largest pass over given texts: `rows` of `length` tokens."""
 
@@ -130,53 +111,54 @@ class Training:
     length: int
     scored: int
     continued: bool = False
-    """Goes on from an adapter, so that its reference is a frozen copy; else the reference is the base."""
+    """Goes on from an adapter, of which a frozen copy is the reference; else the reference is the base."""
     checkpointing: bool = False
     """Keeps each layer's input only and computes the rest again in the backward pass."""
     shared: int = 0
-    """Tokens of the prompt that two rows have in common, and that are computed once."""
+    """Tokens of a prompt that rows have in common, and that are computed once."""
+    family: int = 2
+    """How many rows have one in common."""
+    scorers: int = 0
+    """Reward models that are there as well."""
 
     @property
     def tokens(self) -> int:
         """What a pass computes."""
-        return self.rows * self.length - self.rows // 2 * self.shared
+        return self.rows * self.length - (self.rows - -(-self.rows // self.family)) * self.shared
 
+    @property
+    def trained(self) -> int:
+        """Adapters that are trained."""
+        return 2 if self.method == "ppo" else 1
 
-Work = Generating | Judging | Training
+    @property
+    def references(self) -> int:
+        """Frozen copies of what it goes on from. A reward model is compared with nothing."""
+        return int(self.continued and self.method != "reward")
 
 
 @dataclass(frozen=True, slots=True)
-class AtOnce:
-    """How much is generated together, at most."""
+class Generating:
+    """The largest batch of a generation: `rows` prompts of `prompt` tokens, `reply` new ones each."""
 
-    rows: int = GENERATE_ROWS
-    tokens: int = GENERATE_TOKENS
-    """Positions of all rows, with room for the longest of them in each."""
+    rows: int
+    prompt: int
+    reply: int
+    sampled: bool = True
+    """Drawn by probability, which is done in fp64; else the likeliest token is taken."""
+    kept: int = KEPT_BYTES
+    """Bytes of keys and values that are kept for later calls, at most."""
+    total: int | None = None
+    """Rows of which anything is kept, where that is known."""
+    within: Training | None = None
+    """The training that it is a part of: that one's adapters and moments are there as well."""
 
-    def halved(self) -> "AtOnce":
-        return AtOnce(self.rows // 2, self.tokens // 2)
+    @property
+    def length(self) -> int:
+        return self.prompt + self.reply
 
 
-USUAL = AtOnce()
-MOST: dict[Device, AtOnce] = {"cpu": USUAL, "cuda": AtOnce(128, 131_072)}
-"""However much memory there is."""
-LEAST_TOKENS = 2048
-"""Fewer are not planned for: an estimate may err, and a batch that does not fit is backed off from."""
-WIDTH_SHARE = 0.85
-"""The share of what is left beside the model that generating takes: allocators leave gaps, and others come and go."""
-
-
-def at_once(setup: Setup, room: int) -> AtOnce:
-    """How much can be generated together in so many bytes beside the model, in steps coarse enough for the next run on
-    this machine to find the same."""
-    most = MOST[setup.device]
-    under_way = max(_pass_bytes(setup, PREFILL_TOKENS), _drawing_bytes(setup, most.rows))
-    rest = int(WIDTH_SHARE * room) - KEPT_BYTES - under_way - _step_bytes(setup, most.rows)
-    fitting = rest * setup.shape.layers // (cache_bytes(setup) * (setup.shape.layers + 1))
-    tokens = LEAST_TOKENS
-    while tokens < most.tokens and 2 * tokens <= fitting:
-        tokens *= 2
-    return AtOnce(most.rows, min(tokens, most.tokens))
+Work = Generating | Judging | Training
 
 
 def need(setup: Setup, work: Work | None = None) -> PhaseNeed:
@@ -185,7 +167,9 @@ def need(setup: Setup, work: Work | None = None) -> PhaseNeed:
         case None:
             return PhaseNeed("load", _present((*_resident(setup), Part("reading", _reading(setup)))))
         case Generating():
-            return PhaseNeed("generate", _present((*_asked(setup), *_generating(setup, work))))
+            learning = _learning(setup, work.within) if work.within else ()
+            asked = _asked(setup, 1 if work.within else 0)
+            return PhaseNeed("generate", _present((*asked, *learning, *_generating(setup, work))))
         case Judging():
             return PhaseNeed("judge", _present((*_asked(setup), *_judging(setup, work))))
         case Training():
@@ -244,9 +228,15 @@ def _resident(setup: Setup) -> tuple[Part, ...]:
     )
 
 
-def _asked(setup: Setup) -> tuple[Part, ...]:
-    """What is held while a model is asked: replicas too, which go when training begins."""
-    count = min(setup.replicas, setup.adapters)
+def held_bytes(setup: Setup) -> int:
+    """What is there once the model is loaded."""
+    return sum(part.bytes for part in _resident(setup))
+
+
+def _asked(setup: Setup, learning: int = 0) -> tuple[Part, ...]:
+    """What is held while a model is asked: replicas too, which go when training begins; one of a policy that learns
+    is made for each of its rounds."""
+    count = min(setup.replicas, setup.adapters + learning)
     return (*_resident(setup), Part("dense replicas", count * setup.width * setup.shape.linear))
 
 
@@ -267,39 +257,38 @@ def _generating(setup: Setup, work: Generating) -> tuple[Part, ...]:
     length = work.prompt + work.reply
     each = cache_bytes(setup)
     cache = work.rows * length * each
-    logits = _drawing_bytes(setup, work.rows, sampled=work.sampled)
+    kept = work.kept if work.total is None else min(work.kept, work.total * length * each)
+    logits = drawing_bytes(setup, work.rows, sampled=work.sampled)
     # Beside the cache, while it grows, one layer's old keys and values.
-    working = max(
-        _pass_bytes(setup, min(work.rows * work.prompt, PREFILL_TOKENS)), cache // setup.shape.layers + logits
-    )
+    working = max(pass_bytes(setup, min(work.rows * work.prompt, PREFILL_TOKENS)), cache // setup.shape.layers + logits)
     return (
         Part("keys and values", cache),
-        Part("kept keys and values", work.kept),
-        Part("recorded steps", _step_bytes(setup, work.rows)),
+        Part("kept keys and values", kept),
+        Part("recorded steps", step_bytes(setup, work.rows)),
         Part("under way", working),
     )
 
 
-def _drawing_bytes(setup: Setup, rows: int, *, sampled: bool = True) -> int:
+def drawing_bytes(setup: Setup, rows: int, *, sampled: bool = True) -> int:
     """fp32 logits; drawing: fp64 logits, probabilities and running sums."""
     return rows * setup.shape.vocabulary * (4 + (3 * 8 if sampled else 0))
 
 
-def _step_bytes(setup: Setup, rows: int) -> int:
+def step_bytes(setup: Setup, rows: int) -> int:
     """What recorded steps hold on a GPU: their logits, and the inside of a step, for which they have a pool of their
     own. Nothing is recorded on a CPU."""
     if setup.device == "cpu":
         return 0
-    return rows * setup.shape.vocabulary * (4 + 4 + setup.width) + _pass_bytes(setup, rows)
+    return rows * setup.shape.vocabulary * (4 + 4 + setup.width) + pass_bytes(setup, rows)
 
 
 def _judging(setup: Setup, work: Judging) -> tuple[Part, ...]:
-    passes = _pass_bytes(setup, work.rows * work.length)
+    passes = pass_bytes(setup, work.rows * work.length)
     logits = 2 * 4 * work.rows * setup.shape.vocabulary
     return (Part("under way", max(passes, logits)),)
 
 
-def _pass_bytes(setup: Setup, tokens: int) -> int:
+def pass_bytes(setup: Setup, tokens: int) -> int:
     """A pass without gradients at its fullest: inside a feed-forward part, with the residual beside it."""
     shape = setup.shape
     matrix = 0
@@ -310,10 +299,6 @@ def _pass_bytes(setup: Setup, tokens: int) -> int:
 
 def _training(setup: Setup, work: Training) -> tuple[Part, ...]:
     shape, tokens = setup.shape, work.tokens
-    held, trained = _ADAPTERS[work.method]
-    if work.method == "dpo" and not work.continued:
-        held = 1
-    adapter = 4 * adapter_parameters(shape, setup.lora)
     each = saved_bytes(setup)
     # The last layer is whole only at the positions that are scored; of the others it keeps what their keys are made of.
     asked = min(tokens, work.scored + work.rows)
@@ -327,11 +312,20 @@ def _training(setup: Setup, work: Training) -> tuple[Part, ...]:
     # Logits of one tile, and of every scored position its hidden state, the states of all tiles, and their gradient.
     head = 4 * tile * (1 if setup.width == 4 else 2) + 3 * work.scored * shape.width * setup.width
     return (
-        Part("trained adapters", held * adapter),
-        Part("gradients", trained * adapter),
-        Part("optimizer", 2 * trained * adapter),
+        *_learning(setup, work),
+        Part("gradients", 4 * work.trained * adapter_parameters(shape, setup.lora)),
         Part("activations", saved),
         Part("under way", max(head, _backward_bytes(setup, tokens))),
+    )
+
+
+def _learning(setup: Setup, work: Training) -> tuple[Part, ...]:
+    """What a training has from one update to the next."""
+    adapter = 4 * adapter_parameters(setup.shape, setup.lora)
+    return (
+        Part("trained adapters", (work.trained + work.references) * adapter),
+        Part("reward models", work.scorers * adapter),
+        Part("optimizer", 2 * work.trained * adapter),
     )
 
 

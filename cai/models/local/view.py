@@ -17,10 +17,10 @@ from cai.models.local.decode import Decoded, DecodeRow, Decoding, Memory, decode
 from cai.models.local.fallback import choice_logps_alone, decode_by_generate
 from cai.models.local.loading import Loaded
 from cai.models.local.lora import Adapters
-from cai.models.local.memory import USUAL, AtOnce
 from cai.models.local.prefix import Kept
 from cai.models.local.replica import Replicas
 from cai.models.local.steps import Steps
+from cai.models.local.width import USUAL, AtOnce
 from cai.models.protocol import Choice, ChoiceRequest, Reply, Request, RowError
 
 

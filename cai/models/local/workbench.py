@@ -18,7 +18,7 @@ from cai.errors import InputError
 from cai.files import sha256_of
 from cai.models.local.chat import ChatFormat
 from cai.models.local.finding import Found, find_model
-from cai.models.local.fitting import require_loadable, width_beside
+from cai.models.local.fitting import require_loadable
 from cai.models.local.graphs import recorder
 from cai.models.local.loading import load, pick_device, replica_budget
 from cai.models.local.logprobs import TokenRow, hidden_at
@@ -30,6 +30,7 @@ from cai.models.local.scorer import Scorer
 from cai.models.local.spec import LoraSpec, ModelSpec
 from cai.models.local.steps import Steps
 from cai.models.local.view import Bench, Limits, LocalModel
+from cai.models.local.width import width_beside
 from cai.records import Message, digest
 
 __all__ = ["LoraSpec", "ModelSpec", "Workbench", "open_workbench"]

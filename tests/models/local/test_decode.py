@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM
 from cai.models.local import attention
 from cai.models.local.decode import DecodeRow, Decoding, Memory, _longest_first, decode
 from cai.models.local.logprobs import TokenRow, completion_logps
-from cai.models.local.memory import AtOnce
 from cai.models.local.network import Network
 from cai.models.local.prefix import MIN_SHARED, Kept
+from cai.models.local.width import AtOnce
 from cai.models.protocol import Sampling
 
 GREEDY = Sampling(temperature=0, max_new_tokens=24)

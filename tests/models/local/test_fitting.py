@@ -61,6 +61,12 @@ def test_the_nearest_setting_fits_and_a_nearer_one_does_not(llama: Shape) -> Non
                 assert bool(found.changes) == (not fits(need(setup, work).bytes, card))
 
 
+def test_the_rows_of_a_policys_round_are_called_by_their_settings(llama: Shape) -> None:
+    within = Generating(64, 1024, 512, within=Training("ppo", 1, 1536, 512))
+    found = nearest(Setup(llama), within, room_of(16))
+    assert found is not None and found.changes[0].startswith("batch_size × samples: ")
+
+
 def test_nothing_makes_a_fifteen_billion_model_train_on_eight_gigabytes(llama: Shape) -> None:
     larger = replace(llama, layers=64, linears=llama.linears * 2)
     assert 14e9 < larger.parameters < 16e9

@@ -9,13 +9,11 @@ from cai.models.local.machine import free_on_gpu
 from cai.models.local.memory import (
     GIB,
     TILE_LOGITS,
-    AtOnce,
     Generating,
     Judging,
     Setup,
     Training,
     adapter_parameters,
-    at_once,
     cache_bytes,
     four_bit_bytes,
     keeps_dense_copies,
@@ -26,6 +24,7 @@ from cai.models.local.memory import (
 )
 from cai.models.local.shape import Shape, shape_from_config, shape_of
 from cai.models.local.spec import LoraSpec, Precision
+from cai.models.local.width import AtOnce, at_once
 from cai.models.tiny.weights import FOLDER
 
 LLAMA_8B = {
@@ -141,6 +140,44 @@ def test_the_parts_of_a_training_are_named_and_add_up(llama: Shape) -> None:
     fresh = need(Setup(llama), replace(work, continued=False))
     assert fresh.of("trained adapters") == adapter, "the reference is the base itself"
     assert need(Setup(llama), replace(work, method="ppo")).of("optimizer") == 4 * adapter, "policy and value"
+
+
+def test_roles_are_counted_as_they_are_held(llama: Shape) -> None:
+    """From an adapter, PPO trains policy and value beside a frozen reference and what is rewarded by; GRPO has no
+    value. A reward model has no reference."""
+    setup, adapter = Setup(llama), 4 * 41_943_040
+    pass_ = Training("ppo", 8, 192, 1024, continued=True, shared=64, family=4, scorers=1)
+    for work, held, trained, scorers in (
+        (pass_, 3, 2, 1),
+        (replace(pass_, method="policy"), 2, 1, 1),
+        (replace(pass_, method="policy", continued=False, scorers=0), 1, 1, 0),
+        (replace(pass_, method="reward", scorers=0), 1, 1, 0),
+    ):
+        found = need(setup, work)
+        assert (found.of("trained adapters"), found.of("reward models")) == (held * adapter, scorers * adapter)
+        assert (found.of("gradients"), found.of("optimizer")) == (trained * adapter, 2 * trained * adapter)
+
+
+def test_answers_to_one_prompt_read_it_once() -> None:
+    """Eight answers of 128 tokens to two prompts of 64: 2·64 + 8·128. A ninth begins another prompt."""
+    work = Training("policy", 8, 192, 1024, shared=64, family=4)
+    assert work.tokens == 2 * 64 + 8 * 128
+    assert replace(work, rows=9).tokens == 3 * 64 + 9 * 128
+
+
+def test_answers_are_sampled_beside_all_that_is_trained(llama: Shape) -> None:
+    """The gradients are gone by then; weights, moments and, on a CPU, a dense replica of the policy are not. No more is
+    kept than 16 rows of 192 positions."""
+    setup = Setup(llama, device="cpu", replicas=3)
+    alone = Generating(16, 64, 128, total=16)
+    within = replace(alone, within=Training("ppo", 8, 192, 1024, scorers=1))
+    found, plain = need(setup, within), need(setup, alone)
+    adapter = 4 * 41_943_040
+    assert found.bytes - plain.bytes == (2 + 1 + 2 * 2) * adapter + 4 * llama.linear
+    assert found.of("dense replicas") == 4 * llama.linear
+    assert found.of("gradients") == 0
+    assert need(setup, replace(alone, total=1)).of("kept keys and values") == 192 * cache_bytes(setup)
+    assert need(setup, replace(alone, total=None)).of("kept keys and values") == 512 << 20
 
 
 def test_logits_are_held_in_tiles() -> None:

@@ -14,7 +14,6 @@ from cai.models.local import choices, decode, fused, head, workbench
 from cai.models.local.attention import Pass
 from cai.models.local.logprobs import TokenRow
 from cai.models.local.memory import (
-    GENERATE_ROWS,
     KEPT_BYTES,
     PASS_TOKENS,
     PREFILL_TOKENS,
@@ -32,7 +31,7 @@ from cai.models.local.spec import LoraSpec
 
 
 def test_the_limits_are_those_of_the_engine() -> None:
-    assert (decode.MAX_ROWS, decode.PREFILL_TOKENS) == (GENERATE_ROWS, PREFILL_TOKENS)
+    assert decode.PREFILL_TOKENS == PREFILL_TOKENS
     assert workbench.KEPT_BYTES == KEPT_BYTES
     assert (PASS_TOKENS, TILE_LOGITS) == (choices.MAX_PASS_TOKENS, head.ROOM)
 

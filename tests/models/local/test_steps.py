@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM
 from cai.models.local import steps as steps_module
 from cai.models.local.decode import DecodeRow, Decoding, Memory, decode
 from cai.models.local.graphs import recorder
-from cai.models.local.memory import AtOnce
 from cai.models.local.network import Network
 from cai.models.local.prefix import MIN_SHARED, Kept
 from cai.models.local.steps import Steps, bucket
+from cai.models.local.width import AtOnce
 from cai.models.protocol import Sampling
 from tests.models.local.recording import recording
 
