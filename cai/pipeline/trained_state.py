@@ -80,9 +80,9 @@ def _metrics(folder: Path) -> list[dict[str, float]]:
 
 
 def _config(training: Training) -> TrainConfig:
-    """The settings that it was begun with, which are part of what it is."""
+    """The settings that it was begun with, which are part of what it is; those that came later are as usual."""
     kind = METHODS[training.method].config
-    return kind.model_validate({name: training.identity[name] for name in kind.model_fields})
+    return kind.model_validate({name: value for name, value in training.identity.items() if name in kind.model_fields})
 
 
 def _words(training: Training) -> dict[str, str]:

@@ -32,9 +32,10 @@ _MEASURES = (
     "logps/chosen",
     "logps/rejected",
 )
-_ROUNDING = 2e-4
-"""The most, in nats, by which an untrained policy and its reference may differ on an answer. The same kernels compute
-both on batches of the same shape; a larger gap means another precision, another adapter or an active dropout."""
+_ROUNDING, _RELATIVE = 2e-4, 1e-6
+"""The most by which an untrained policy and its reference may differ on an answer: nats, and a share of the answer's
+own, since beyond 2048 nats fp32 counts in steps of 0.00024. The same kernels compute both on batches of the same shape;
+a larger gap means another precision, another adapter or an active dropout."""
 
 
 def train_dpo(
@@ -180,12 +181,14 @@ def _measure(config: DpoConfig, pairs: _Pairs) -> Tensor:
 
 def _require_equal(pairs: PairLogps, ids: Sequence[str]) -> None:
     """Before the first update every log-ratio is zero, so a DPO loss is ln 2 whatever the data."""
-    gaps_B = torch.maximum(pairs.chosen_ratio.detach().abs(), pairs.rejected_ratio.detach().abs())
-    worst = int(gaps_B.argmax())
-    gap = gaps_B[worst].item()
-    if gap > _ROUNDING:
+    gaps_2B = torch.stack([pairs.chosen_ratio, pairs.rejected_ratio]).detach().abs()
+    allowed_2B = _ROUNDING + _RELATIVE * torch.stack([pairs.reference_chosen_B, pairs.reference_rejected_B]).abs()
+    worst = int((gaps_2B - allowed_2B).amax(0).argmax())
+    side = int((gaps_2B - allowed_2B)[:, worst].argmax())
+    gap, allowed = gaps_2B[side, worst].item(), allowed_2B[side, worst].item()
+    if gap > allowed:
         raise CaiError(
             f"pair {ids[worst]}: before the first update the policy is {gap:.3g} nats away from its reference, and "
-            f"rounding explains {_ROUNDING} at most; train from the adapter that the reference was taken from, with "
+            f"rounding explains {allowed:.1g} at most; train from the adapter that the reference was taken from, with "
             "the same precision and without dropout"
         )

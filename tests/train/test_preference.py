@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -12,9 +13,10 @@ import torch
 from cai.errors import CaiError, Interrupted
 from cai.models.local.logprobs import TokenLogps, TokenRow
 from cai.models.local.roles import Trainee
+from cai.train import preference
 from cai.train.batches import plan_batches
 from cai.train.config import DpoConfig, SftConfig
-from cai.train.losses import LOSSES
+from cai.train.losses import LOSSES, PairLogps
 from cai.train.preference import dpo_gradient, items_of, train_dpo
 from cai.train.reference import PairRow, reference_logps
 from cai.train.sft import SftRow, train_sft
@@ -218,6 +220,16 @@ def test_a_reference_that_is_not_the_untrained_policy_is_refused(
     shifted = CountingReference(new_trainee(), shift=0.01)
     with pytest.raises(CaiError, match=r"pair pair-\d+: before the first update the policy is 0\.\d+ nats away"):
         next(train_dpo(CONFIG, pair_rows, shifted, tmp_path, never))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("nats", "gap", "refused"), [(-3.0, 1e-4, 0), (-3.0, 3e-4, 1), (-2100.0, 5e-4, 0), (-2100.0, 3e-3, 1)]
+)
+def test_rounding_grows_with_the_answer(nats: float, gap: float, refused: bool) -> None:
+    told = torch.tensor([-1.0, nats])
+    pairs = PairLogps(told, told + torch.tensor([0.0, gap]), told, told)
+    with pytest.raises(CaiError, match="pair second") if refused else nullcontext():
+        preference._require_equal(pairs, ["first", "second"])
 
 
 def flipped(row: PairRow) -> PairRow:
