@@ -60,9 +60,9 @@ class _TokenLogps(torch.autograd.Function):
         rows = max(1, min(ROWS, len(hidden_ND), size))
         width = min(max(1, size // rows), len(weight_VD))
         # One piece of memory for all tiles: a CPU takes longer to be given fresh pages than to fill them.
-        room = hidden_ND.new_empty(rows * width)
+        room = hidden_ND.new_empty(rows, width)
         found = [
-            _tile(hidden, weight_VD, targets, form, room[: len(hidden) * width], wanted=wanted)
+            _tile(hidden, weight_VD, targets, form, room, wanted=wanted)
             for hidden, targets in zip(hidden_ND.split(rows), targets_N.split(rows), strict=True)
         ]
         if wanted:
@@ -80,7 +80,7 @@ def _tile(
     weight_VD: torch.Tensor,
     targets_N: torch.Tensor,
     form: LogitForm,
-    room: torch.Tensor,
+    room_NT: torch.Tensor,
     *,
     wanted: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -90,9 +90,9 @@ def _tile(
     total_N1, told_N1 = torch.zeros_like(top_N1), torch.zeros_like(top_N1)
     mean_ND = torch.zeros_like(hidden_ND, dtype=kind)
     start = 0
-    for weight_TD in weight_VD.split(len(room) // len(hidden_ND)):
-        product = room[: len(hidden_ND) * len(weight_TD)].view(len(hidden_ND), -1)
-        logits_NT = _formed(torch.mm(hidden_ND, weight_TD.T, out=product).to(kind), form)
+    for weight_TD in weight_VD.split(room_NT.shape[1]):
+        product_NT = room_NT[: len(hidden_ND), : len(weight_TD)]
+        logits_NT = _formed(torch.mm(hidden_ND, weight_TD.T, out=product_NT).to(kind), form)
         at_N1 = targets_N[:, None] - start
         inside_N1 = (at_N1 >= 0) & (at_N1 < len(weight_TD))
         told_N1 = torch.where(inside_N1, logits_NT.gather(1, at_N1.clamp(0, len(weight_TD) - 1)), told_N1)

@@ -58,3 +58,10 @@ def test_half_precision_states_give_full_precision_log_probabilities() -> None:
     assert torch.allclose(logps.double(), wanted, atol=0.05)
     logps.sum().backward()
     assert hidden.grad.dtype == torch.bfloat16 and torch.isfinite(hidden.grad).all()
+
+
+def test_no_position_has_no_log_probability() -> None:
+    hidden = torch.zeros(0, 16, requires_grad=True)
+    logps = token_logps(hidden, torch.randn(50, 16), torch.zeros(0, dtype=torch.long), LogitForm())
+    logps.sum().backward()
+    assert logps.shape == (0,) and hidden.grad.shape == (0, 16)
