@@ -18,16 +18,9 @@ from cai.pipeline.plan import Plan, make_room, plan, plan_as_json, rates_of
 from cai.pipeline.plan_model import model_plan, model_plan_as_json
 from cai.pipeline.spec import Pipeline, load_pipeline
 from cai.pipeline.work import works_of
+from tests.models.shapes import LLAMA_8B
 
 ROOT = Path(__file__).parents[2]
-EIGHT_B = {
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-}
 QUICKSTART = ROOT / "pipelines" / "quickstart.yaml"
 
 
@@ -156,7 +149,7 @@ def test_a_narrow_room_narrows_what_is_generated_together_and_is_refused_only_be
 
 def test_a_plan_says_how_much_is_generated_together_where_it_is_planned_for(tmp_path: Path) -> None:
     """Of an 8B model's rows a larger card takes more together, and a card of 8 GB the least there are."""
-    (tmp_path / "config.json").write_text(json.dumps(EIGHT_B))
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
     override = [f"model.base={tmp_path}", "stages.0.revise.max_new_tokens=512", "stages.0.revise.chunk=128"]
     pipeline = load_pipeline(QUICKSTART, override)
     found = {card: plan(pipeline, "cuda", card=card).stages[0].phases[0] for card in (8, 24, 80)}
@@ -176,7 +169,7 @@ def test_a_plan_is_for_the_precision_that_the_pipeline_asks_for(quickstart: Pipe
 
 
 def test_a_model_that_is_elsewhere_is_planned_from_its_configuration(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(EIGHT_B))
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
     made = model_plan(str(tmp_path / "config.json"), None, "cuda")
     told = model_plan_as_json(made, card=24)
     assert told["parameters"] == 8_030_261_248

@@ -11,7 +11,9 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from cai.models.local.shape import Shape, shape_from_config
 from cai.models.local.workbench import ModelSpec, Workbench, open_workbench
+from tests.models.shapes import LLAMA_8B
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -44,6 +46,12 @@ OWN: dict[str, dict[str, Any]] = {
 
 MakeModel = Callable[..., Path]
 OpenBench = Callable[..., Workbench]
+
+
+@pytest.fixture
+def llama() -> Shape:
+    """Of eight billion parameters, for arithmetic on sizes alone."""
+    return shape_from_config(LLAMA_8B)
 
 
 @pytest.fixture(scope="session")

@@ -7,23 +7,9 @@ import pytest
 from cai.errors import InputError
 from cai.models.local.fitting import CARDS, cards_for, fits, nearest, require, require_loadable, room_of, setup_for
 from cai.models.local.memory import GIB, Generating, Judging, Setup, Training, need
-from cai.models.local.shape import Shape, shape_from_config
+from cai.models.local.shape import Shape
 from cai.models.local.spec import ModelSpec
 from cai.models.tiny.weights import FOLDER
-
-
-@pytest.fixture
-def llama() -> Shape:
-    return shape_from_config(
-        {
-            "hidden_size": 4096,
-            "intermediate_size": 14336,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "vocab_size": 128256,
-        }
-    )
 
 
 def test_a_card_holds_a_little_less_than_its_name() -> None:

@@ -27,17 +27,6 @@ from cai.models.local.spec import LoraSpec, Precision
 from cai.models.local.width import AtOnce, at_once
 from cai.models.tiny.weights import FOLDER
 
-LLAMA_8B = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-    "tie_word_embeddings": False,
-    "max_position_embeddings": 131072,
-}
 EMBEDDED = {
     "hidden_size": 192,
     "intermediate_size": 512,
@@ -48,11 +37,6 @@ EMBEDDED = {
     "vocab_size": 2048,
     "tie_word_embeddings": True,
 }
-
-
-@pytest.fixture
-def llama() -> Shape:
-    return shape_from_config(LLAMA_8B)
 
 
 def test_a_matrix_in_four_bits_is_half_a_byte_a_number_and_scales() -> None:

@@ -6,26 +6,12 @@ import pytest
 
 from cai.models.local.fitting import setup_here
 from cai.models.local.memory import GIB, Generating, Judging, Setup, Training, held_bytes, need
-from cai.models.local.shape import Shape, shape_from_config, shape_of
+from cai.models.local.shape import Shape, shape_of
 from cai.models.local.spec import ModelSpec, Quantization
 from cai.models.local.width import LEAST, LEAST_TOKENS, AtOnce, at_once, width_beside, width_in
 from cai.models.tiny.weights import FOLDER
 
 LONG = Generating(10_000, 700, 324)
-
-
-@pytest.fixture
-def llama() -> Shape:
-    return shape_from_config(
-        {
-            "hidden_size": 4096,
-            "intermediate_size": 14336,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "vocab_size": 128256,
-        }
-    )
 
 
 def test_rows_are_as_many_as_asked_for_as_allowed_and_as_have_places() -> None:
