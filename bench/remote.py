@@ -32,6 +32,7 @@ from cai.models.remote.ledger import STREAM  # noqa: E402
 from cai.models.remote.model import open_remote  # noqa: E402
 from cai.models.remote.spec import RemoteSpec  # noqa: E402
 from cai.pipeline.chunks import Made, chunked, work_in_chunks  # noqa: E402
+from cai.pipeline.desk import Desk  # noqa: E402
 from cai.records import Message, Reject  # noqa: E402
 from cai.seeds import derive, uniform  # noqa: E402
 from tests.models.remote.fake_server import PASSING, Asked, Served, running  # noqa: E402
@@ -120,7 +121,7 @@ def scenario(work: Path, rows: int, share: float) -> Measured:
         return measured(work / "job", log, kept, torn, rows, time.monotonic() - began)
     finally:
         server.terminate()
-        server.wait()
+        server.communicate()
 
 
 def killed(command: list[str], log: Path, job: Path, after: int) -> set[str]:
@@ -174,7 +175,7 @@ def ask(url: str, job: Path, rows: int) -> None:
         max_bytes=1024 * 1024,
         patience_seconds=60,
     )
-    with open_remote(spec, job / "remote", "fake") as model:
+    with open_remote(spec, job / "remote", "fake") as model, Desk(None, {}, job, lambda: False) as desk:
 
         def work(part: "list[Row]") -> Made:
             results = model.generate([requested(row) for row in part])
@@ -185,7 +186,7 @@ def ask(url: str, job: Path, rows: int) -> None:
 
         chunks = chunked("ask", all_rows(rows), CHUNK, work)
         try:
-            for event in work_in_chunks("01-ask", chunks, job / "stage", lambda: False):
+            for event in work_in_chunks("01-ask", chunks, job / "stage", desk):
                 print(f"  {event.data['done']} of {rows}", file=sys.stderr, flush=True)
         except CaiError as error:
             print(error, file=sys.stderr)
