@@ -39,11 +39,11 @@ def main() -> None:
             lambda prompts, _, w=width: generated(model, prompts, w, TURN), few_shot[0], critiques, revisions
         )  # type: ignore[misc]
         ways[f"generate at {width}"] = lambda peer=peer: peer(asked)  # type: ignore[misc]
-    told = {name: way() for name, way in ways.items()}
-    same = sum(a == b for a, b in zip(told["ours"], told["generate at 32"], strict=True))
+    same = sum(a == b for a, b in zip(ways["ours"](), ways["generate at 32"](), strict=True))
     print(f"{same} of {len(asked)} conversations are the same to the last token", flush=True)
-    seconds = median_seconds(ways, options.repeats)
-    best = min((name for name in ways if name != "ours"), key=lambda name: seconds[name])
+    peers = [name for name in ways if name != "ours"]
+    seconds = median_seconds(ways, options.repeats, peers)
+    best = min(peers, key=lambda name: seconds[name])
     rows = len(asked)
     result = compared(f"rows/s against {best}", rows / seconds["ours"], rows / seconds[best], 12.0)
     report("critique", [result], {"seconds": seconds, "agreeing": same, "rows": rows, "shared_tokens": SHARED})

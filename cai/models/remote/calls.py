@@ -33,8 +33,16 @@ class Calls:
     """The state that all calls to one endpoint share; everything here belongs to one event loop."""
 
     def __init__(
-        self, spec: RemoteSpec, client: Client, ledger: Ledger, budget: Budget, place: str, stop: Callable[[], bool]
+        self,
+        spec: RemoteSpec,
+        client: Client,
+        ledger: Ledger,
+        budget: Budget,
+        place: str,
+        stop: Callable[[], bool],
+        known: bool = False,
     ) -> None:
+        """`known`: the endpoint has answered to these settings in an earlier start."""
         self.spec = spec
         self.client = client
         self.budget = budget
@@ -43,6 +51,7 @@ class Calls:
         """The smallest request, which tells whether the endpoint lives."""
         self._ledger = ledger
         self._stop_wanted = stop
+        self._known = known
         self._pace = Pace(spec.concurrency, spec.patience_seconds)
         self._changed = asyncio.Condition()
         self._text_answered = False
@@ -201,7 +210,9 @@ class Calls:
                 self._refuse(f"it refused every request, at last with {fault}", "check model and extra")
             return
         self._pace.failed(began, now, fault.busy, fault.wait)
-        if fault.kind == "stop" or (fault.kind == "setup" and not self._pace.ever_answered):
+        ends = {"stop": True, "absent": not self._pace.ever_answered}
+        ends["setup"] = not self._pace.ever_answered and not self._known
+        if ends.get(fault.kind, False):
             self._refuse(str(fault), fault.remedy)
         if fault.wait is not None and fault.wait > self.spec.patience_seconds:
             problem = f"it asks to wait {fault.wait:.0f} s ({fault})"

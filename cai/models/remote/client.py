@@ -55,7 +55,7 @@ class Client:
         except (ValueError, RecursionError):
             return []
         except Fault as fault:
-            if fault.kind in ("setup", "row") or fault.reason == "server error":
+            if fault.kind in ("absent", "setup", "row") or fault.reason == "server error":
                 return []
             raise
         listed = value.get("data") if isinstance(value, dict) else None
@@ -123,6 +123,6 @@ async def _within(seconds: float, work: Awaitable[Work]) -> Work:
         busy = isinstance(error, httpx.ConnectTimeout)
         raise Fault("again", "timeout", type(error).__name__, busy=busy) from None
     except httpx.ConnectError as error:
-        raise Fault("setup", "no connection", type(error).__name__, "see that the endpoint is running") from None
+        raise Fault("absent", "no connection", type(error).__name__, "see that the endpoint is running") from None
     except httpx.TransportError as error:
         raise Fault("again", "connection lost", type(error).__name__) from None

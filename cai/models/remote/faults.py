@@ -12,9 +12,10 @@ from cai.errors import shorten
 from cai.models.protocol import TOO_LONG
 from cai.seeds import derive, uniform
 
-Kind = Literal["again", "setup", "row", "stop"]
-"""again: it may pass. setup: a mistake in the settings, unless the endpoint has answered before; then it may pass.
-row: this request will never be taken. stop: no request will be."""
+Kind = Literal["again", "absent", "setup", "row", "stop"]
+"""again: it may pass. absent: nobody is there; may pass once the endpoint has answered in this start. setup: a mistake
+in the settings; may pass once it has answered to them, in an earlier start too. row: this request will never be taken.
+stop: no request will be."""
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 _BUSY = (429, 503, 529)

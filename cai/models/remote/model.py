@@ -24,7 +24,7 @@ from cai.models.remote.client import Client
 from cai.models.remote.faults import Fault
 from cai.models.remote.key import Key, read_key
 from cai.models.remote.ledger import Ledger, Value
-from cai.models.remote.probe import Abilities, known_abilities
+from cai.models.remote.probe import Abilities, has_answered, known_abilities
 from cai.models.remote.spec import RemoteSpec
 from cai.models.remote.wire import Answer, plain_message
 from cai.records import as_dict, digest
@@ -133,7 +133,8 @@ class RemoteModel:
 
     async def _open(self) -> "_Session":
         client, place = Client(self.spec, self._key), _place(self.spec, self.name)
-        return _Session(Calls(self.spec, client, self._ledger, self._budget, place, self._stop), self._ledger)
+        known = has_answered(self.spec, self._ledger)
+        return _Session(Calls(self.spec, client, self._ledger, self._budget, place, self._stop, known), self._ledger)
 
 
 class _Session:

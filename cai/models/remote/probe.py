@@ -184,6 +184,11 @@ def known_abilities(spec: RemoteSpec, ledger: Ledger) -> dict[str, object]:
     return {name: kept["value"] for name, kept in found.items() if kept is not None}
 
 
+def has_answered(spec: RemoteSpec, ledger: Ledger) -> bool:
+    """Whether this endpoint's model has answered in an earlier start: all but the list of models needs an answer."""
+    return bool(known_abilities(spec, ledger).keys() - {"context"})
+
+
 def context_of(entry: dict[str, object]) -> int | None:
     """The longest conversation that a model of `/models` takes, by the names that servers give it."""
     meta = entry.get("meta")
