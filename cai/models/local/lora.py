@@ -17,13 +17,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from cai.errors import InputError
 from cai.files import write_atomic
+from cai.models.local.beside import compute_beside
 from cai.models.local.spec import LoraSpec
-from cai.models.local.upstream import frozen_matrix
 from cai.records import digest
 from cai.seeds import derive
 
@@ -206,8 +205,7 @@ class Adapters:
             inject_adapter_in_model(config, self._model, adapter_name=name)
         self._configs[name] = config
         self._layers = {path: m for path, m in self._model.named_modules() if isinstance(m, LoraLayer)}
-        for layer in self._layers.values():
-            layer.forward = _Beside(layer)
+        compute_beside(self._layers)
         for parameter in self.parameters(name).values():
             parameter.data = parameter.data.to(torch.float32)
             parameter.requires_grad_(False)
@@ -237,66 +235,6 @@ class Adapters:
             layer._active_adapter = [] if name is None else [name]  # noqa: SLF001 (PEFT's own switch flips requires_grad)
             layer._disable_adapters = name is None  # noqa: SLF001
         self._active = name
-
-
-class _Beside:
-    """A layer's forward pass with its active adapter added into the base's own output: PEFT's arithmetic, with
-    product, scaling and sum in one step."""
-
-    def __init__(self, layer: Any) -> None:
-        self._layer = layer
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        layer = self._layer
-        if layer._disable_adapters or layer._active_adapter[0] not in layer.lora_A:  # noqa: SLF001 (as in `_switch`)
-            plain: torch.Tensor = layer.base_layer(x)
-            return plain
-        name = layer._active_adapter[0]  # noqa: SLF001
-        a, b, scaling = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
-        matrix = frozen_matrix(layer.base_layer)
-        if matrix is not None and matrix.dtype == a.dtype and not layer.lora_dropout[name].training:
-            joint: torch.Tensor = _Joint.apply(x, matrix, layer.base_layer.bias, a, b, scaling)  # type: ignore[no-untyped-call]
-            return joint
-        out: torch.Tensor = layer.base_layer(x)
-        low = functional.linear(layer.lora_dropout[name](x.to(a.dtype)), a)
-        if out.dtype != b.dtype:
-            added: torch.Tensor = functional.linear(low, b) * scaling
-            return out + added.to(out.dtype)
-        return torch.addmm(out.flatten(0, -2), low.flatten(0, -2), b.T, alpha=scaling).view(out.shape)
-
-
-class _Joint(torch.autograd.Function):
-    """x·Wᵀ + s·(x·Aᵀ)·Bᵀ for a frozen W, with every sum within a product, forwards and backwards.
-    Shapes: N positions, I inputs, O outputs, r rank."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        matrix_OI: torch.Tensor,
-        bias_O: torch.Tensor | None,
-        a_rI: torch.Tensor,
-        b_Or: torch.Tensor,
-        scaling: float,
-    ) -> torch.Tensor:
-        x_NI = x.reshape(-1, x.shape[-1])
-        low_Nr = x_NI @ a_rI.T
-        out_NO = functional.linear(x_NI, matrix_OI, bias_O).addmm_(low_Nr, b_Or.T, alpha=scaling)
-        ctx.save_for_backward(x_NI, matrix_OI, a_rI, b_Or, low_Nr)
-        ctx.scaling, ctx.shape = scaling, x.shape
-        return out_NO.view(*x.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx: Any, given: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x_NI, matrix_OI, a_rI, b_Or, low_Nr = ctx.saved_tensors
-        given_NO = given.reshape(-1, given.shape[-1])
-        back_Nr = (given_NO @ b_Or).mul_(ctx.scaling)
-        inputs = None
-        if ctx.needs_input_grad[0]:
-            inputs = (given_NO @ matrix_OI).addmm_(back_Nr, a_rI).view(ctx.shape)
-        a = back_Nr.T @ x_NI if ctx.needs_input_grad[3] else None
-        b = (given_NO.T @ low_Nr).mul_(ctx.scaling) if ctx.needs_input_grad[4] else None
-        return inputs, None, None, a, b, None
 
 
 def linear_names(model: PreTrainedModel) -> set[str]:

@@ -18,7 +18,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 NAME, KEYWORD = "cai_packed", "cai_packing"
-MAX_WASTE = 1 << 14
+MAX_WASTE = {"cpu": 1 << 12, "cuda": 1 << 14}
 """Score cells that an entry may waste by joining a longer one; a kernel call of its own costs about as much."""
 MAX_GROUP = 1 << 22
 """Score cells of one group, so that what it gathers stays small."""
@@ -54,7 +54,7 @@ class Packing:
     def __init__(
         self, entries: Sequence[Entry], size: int, device: torch.device, asked: Sequence[int] | None = None
     ) -> None:
-        self._groups = [_Group(group, device) for group in _grouped(entries)]
+        self._groups = [_Group(group, device) for group in _grouped(entries, MAX_WASTE[device.type])]
         own = range(size) if asked is None else asked
         number = {position: k for k, position in enumerate(own)}
         queries = [number[position] for group in self._groups for position in group.padded_queries]
@@ -225,7 +225,7 @@ class _Group:
         return seen_nQC[:, None]
 
 
-def _grouped(entries: Sequence[Entry]) -> list[list[Entry]]:
+def _grouped(entries: Sequence[Entry], waste: int) -> list[list[Entry]]:
     """Entries together that waste little of each other's room: squares with squares, branches with branches."""
     groups: list[list[Entry]] = []
     for entry in sorted(entries, key=lambda e: (e.causal, -len(e.keys), -e.queries, e.keys)):
@@ -234,7 +234,7 @@ def _grouped(entries: Sequence[Entry]) -> list[list[Entry]]:
             most = max(group[0].queries if entry.causal else max(e.queries for e in group), entry.queries)
             area, own = len(group[0].keys) * most, sum(e.cells for e in group) + entry.cells
             count = len(group) + 1
-            if count * area - own <= count * MAX_WASTE and count * area <= MAX_GROUP:
+            if count * area - own <= count * waste and count * area <= MAX_GROUP:
                 group.append(entry)
                 continue
         groups.append([entry])
