@@ -17,7 +17,6 @@ from training import Bars, Bench, Pair, Work
 from turns import Asked, Turns
 
 from cai.models.local.layout import TokenRow, packed_length
-from cai.models.local.workbench import open_workbench
 from cai.train.config import DpoConfig
 from cai.train.preference import items_of, train_dpo
 from cai.train.reference import PairRow
@@ -38,12 +37,12 @@ def updates(asked: Asked) -> list[list[Pair]]:
 
 def start(asked: Asked, _: Turns) -> None:
     """The adapter that every side begins with: ours, drawn from its seed."""
-    open_workbench(training.model_spec(asked)).trainee(None, training.SEED).save(asked.adapter)
+    training.opened(asked).trainee(None, training.SEED).save(asked.adapter)
 
 
 def ours(asked: Asked, turns: Turns) -> None:
     turns.watch()
-    trainee = open_workbench(training.model_spec(asked)).trainee(None, training.SEED)
+    trainee = training.opened(asked).trainee(None, training.SEED)
     config = DpoConfig(**training.our_config(asked), beta=BETA, labels="hard")
     with tempfile.TemporaryDirectory() as folder:
         for step in train_dpo(config, rows_of(training.pairs(asked.batches)), trainee, Path(folder), turns.between):

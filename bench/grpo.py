@@ -35,7 +35,7 @@ from memory import model_folder
 from training import SMALL, Chosen, Trials
 from turns import ROWS, Asked, Child, Taken, Turns, race
 
-from cai.models.local.workbench import Workbench, open_workbench
+from cai.models.local.workbench import Workbench
 from cai.records import Message
 from cai.train.batches import epoch_order
 from cai.train.config import PolicyConfig
@@ -98,12 +98,12 @@ def start(asked: Asked, _: Turns) -> None:
     stops = torch.randperm(32_000 - 300, generator=torch.Generator().manual_seed(3))[:STOPS] + 300
     ends = {"eos_token_id": sorted(stops.tolist()), "pad_token_id": 0}
     (Path(asked.model) / "generation_config.json").write_text(json.dumps(ends))
-    open_workbench(training.model_spec(asked)).trainee(None, training.SEED).save(asked.adapter)
+    training.opened(asked).trainee(None, training.SEED).save(asked.adapter)
 
 
 def ours(asked: Asked, turns: Turns) -> None:
     turns.watch()
-    workbench = open_workbench(training.model_spec(asked))
+    workbench = training.opened(asked)
     workbench.limits.set(AT_ONCE if asked.micro_tokens == SMALL else None)
     rounds = 0
 

@@ -16,7 +16,6 @@ from training import Bars, Bench, Pair, Work
 from turns import Asked, Turns
 
 from cai.models.local.layout import TokenRow, packed_length
-from cai.models.local.workbench import open_workbench
 from cai.train.config import RewardConfig
 from cai.train.preference import items_of
 from cai.train.reference import PairRow
@@ -36,12 +35,12 @@ def updates(asked: Asked) -> list[list[Pair]]:
 
 def start(asked: Asked, _: Turns) -> None:
     """The adapter and the head that every side begins with: ours, drawn from their seed."""
-    open_workbench(training.model_spec(asked)).scoring_trainee(None, training.SEED).save(asked.adapter)
+    training.opened(asked).scoring_trainee(None, training.SEED).save(asked.adapter)
 
 
 def ours(asked: Asked, turns: Turns) -> None:
     turns.watch()
-    scorer = open_workbench(training.model_spec(asked)).scoring_trainee(None, training.SEED)
+    scorer = training.opened(asked).scoring_trainee(None, training.SEED)
     config = RewardConfig(**training.our_config(asked), centring=CENTRING, labels="hard", holdout=0.0, dropout=False)
     with tempfile.TemporaryDirectory() as folder:
         for step in train_reward(config, rows_of(training.pairs(asked.batches)), scorer, Path(folder), turns.between):

@@ -14,7 +14,6 @@ from training import Bars, Bench, Pair, Work
 from turns import Asked, Turns
 
 from cai.models.local.layout import TokenRow
-from cai.models.local.workbench import open_workbench
 from cai.train.config import SftConfig
 from cai.train.sft import SftRow, items_of, train_sft
 
@@ -30,12 +29,12 @@ def updates(asked: Asked) -> list[list[TokenRow]]:
 
 def start(asked: Asked, _: Turns) -> None:
     """The adapter that every side begins with: ours, drawn from its seed."""
-    open_workbench(training.model_spec(asked)).trainee(None, training.SEED).save(asked.adapter)
+    training.opened(asked).trainee(None, training.SEED).save(asked.adapter)
 
 
 def ours(asked: Asked, turns: Turns) -> None:
     turns.watch()
-    trainee = open_workbench(training.model_spec(asked)).trainee(None, training.SEED)
+    trainee = training.opened(asked).trainee(None, training.SEED)
     rows = [row_of(pair) for pair in training.pairs(asked.batches)]
     with tempfile.TemporaryDirectory() as folder:
         config = SftConfig(**training.our_config(asked), epochs=1)
