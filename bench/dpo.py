@@ -4,7 +4,7 @@
 
 Batches of 8 pairs: prompts of 60 to 300 random tokens, answers of 20 to 200, every answer counted with its prompt. The
 reference is the model without the adapter. TRL asks it in every step, ours once before the first, which counts. How
-the sides take turns, and what the floor is, stands in `training`.
+the sides take turns stands in `training`, what the floor is in `floor`.
 """
 
 import tempfile
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import training
-from training import Bars, Bench, Pair, Work
+from floor import Work, cells
+from training import Bars, Bench, Pair
 from turns import Asked, Turns
 
 from cai.models.local.layout import TokenRow, packed_length
@@ -113,7 +114,7 @@ def work_of(update: Sequence[Pair]) -> Work:
     positions = sum(packed_length([row.chosen, row.rejected]) - 2 for row in rows_of(update))
     scored = sum(len(p.chosen) + len(p.rejected) for p in update)
     tokens = scored + sum(2 * len(p.prompt) for p in update)
-    cells = sum(training.cells(len(p.prompt), len(p.chosen) - 1, len(p.rejected) - 1) for p in update)
+    cells = sum(cells(len(p.prompt), len(p.chosen) - 1, len(p.rejected) - 1) for p in update)
     return Work(tokens, trained=positions, scored=scored, read=positions, told=scored, cells=4 * cells)
 
 

@@ -5,14 +5,15 @@
 Batches of 8 answers of 20 to 200 random tokens, each to a prompt of its own of 60 to 300, and desirable or not. The
 drift is a mean over the rows of a pass in TRL and over those of the update in ours: the two are the same method where
 TRL's update is one pass, which is the only setting it has here. The passes over strange pairings are work, but bring
-no tokens. How the sides take turns, and what the floor is, stands in `training`.
+no tokens. How the sides take turns stands in `training`, what the floor is in `floor`.
 """
 
 import tempfile
 from pathlib import Path
 
 import training
-from training import Bars, Bench, Pair, Work
+from floor import Work, cells
+from training import Bars, Bench, Pair
 from turns import Asked, Turns
 
 from cai.models.local.layout import TokenRow
@@ -77,8 +78,8 @@ def work_of(update: list[KtoRow]) -> Work:
     scored = sum(len(row.tokens.completion_ids) for row in update)
     ends = len(update)
     shapes = [(len(row.tokens.prompt_ids), len(row.tokens.completion_ids) - 1) for row in update]
-    own = sum(training.cells(prompt, answer) for prompt, answer in shapes)
-    strange = sum(training.cells(shapes[k][0], shapes[k - 1][1]) - training.cells(shapes[k][0]) for k in range(ends))
+    own = sum(cells(prompt, answer) for prompt, answer in shapes)
+    strange = sum(cells(shapes[k][0], shapes[k - 1][1]) - cells(shapes[k][0]) for k in range(ends))
     return Work(
         prompts + scored,
         trained=prompts + scored - ends,

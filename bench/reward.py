@@ -4,7 +4,7 @@
 
 Batches of 8 pairs: prompts of 60 to 300 random tokens, answers of 20 to 200, every answer counted with its prompt.
 Rewards are held near zero on both sides. What ours does after the last update, to tell what its scores are worth, TRL
-does not do and is not counted. How the sides take turns, and what the floor is, stands in `training`.
+does not do and is not counted. How the sides take turns stands in `training`, what the floor is in `floor`.
 """
 
 import tempfile
@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import training
-from training import Bars, Bench, Pair, Work
+from floor import Work, cells
+from training import Bars, Bench, Pair
 from turns import Asked, Turns
 
 from cai.models.local.layout import TokenRow, packed_length
@@ -69,7 +70,7 @@ def work_of(update: Sequence[Pair]) -> Work:
     """A score is one number, so there is no head to speak of."""
     positions = sum(packed_length([row.chosen, row.rejected]) for row in rows_of(update))
     tokens = sum(2 * len(p.prompt) + len(p.chosen) + len(p.rejected) for p in update)
-    cells = sum(training.cells(len(p.prompt), len(p.chosen), len(p.rejected)) for p in update)
+    cells = sum(cells(len(p.prompt), len(p.chosen), len(p.rejected)) for p in update)
     return Work(tokens, trained=positions, scored=0, cells=3 * cells)
 
 

@@ -3,14 +3,15 @@
     .venv-peers/bin/python bench/sft.py [--rounds 5] [--choose]
 
 Batches of 8 answers of 20 to 200 random tokens, each to a prompt of its own of 60 to 300; the loss is of the answers
-alone. How the sides take turns, and what the floor is, stands in `training`.
+alone. How the sides take turns stands in `training`, what the floor is in `floor`.
 """
 
 import tempfile
 from pathlib import Path
 
 import training
-from training import Bars, Bench, Pair, Work
+from floor import Work, cells
+from training import Bars, Bench, Pair
 from turns import Asked, Turns
 
 from cai.models.local.layout import TokenRow
@@ -66,7 +67,7 @@ def work_of(update: list[TokenRow]) -> Work:
     """The last token of an answer predicts nothing, so it needs no pass."""
     scored = sum(len(row.completion_ids) for row in update)
     tokens = scored + sum(len(row.prompt_ids) for row in update)
-    cells = sum(training.cells(len(row.prompt_ids), len(row.completion_ids) - 1) for row in update)
+    cells = sum(cells(len(row.prompt_ids), len(row.completion_ids) - 1) for row in update)
     return Work(tokens, trained=tokens - len(update), scored=scored, cells=3 * cells)
 
 

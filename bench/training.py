@@ -1,4 +1,4 @@
-"""What the training benches share: rows, the model, children that take turns, TRL's settings, and the arithmetic floor.
+"""What the training benches share: rows, the model, children that take turns, TRL's settings, and what is reported.
 
 Every side trains the same Llama of 13 M parameters (6 layers of 256, 32,000 tokens) in fp32 with LoRA of rank 16 on all
 linear layers, from the same adapter, on the same rows in the same updates, in a process of its own. The processes take
@@ -9,12 +9,6 @@ With `--bf16` ours and TRL also race each other in bf16, in a race of their own.
 adapter in fp32; TRL loads the model by its path, which gives it fp32 weights, and trains with its own default
 `bf16=True`, which is autocast, in the setting that is its fastest in fp32. What comes out is told in the facts, with no
 bar, and its losses are held to those of ours in fp32 by a wider tolerance.
-
-The floor counts, of a batch, what no implementation can leave out: 2 FLOPs for each weight of a linear layer and each
-position, once forward and once backward to the inputs (frozen weights need no more), 2 + 4 for each LoRA weight, 2 for
-each of the reference's, the same of the head at completion tokens alone, with every shared prompt once and no position
-after which nothing is predicted; and each query's products with the keys that it sees. It runs at the rate of a large
-fp32 `torch.mm`, measured in turn with the rest. The facts of a result also tell the floor of the linear layers alone.
 """
 
 import argparse
@@ -29,19 +23,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from floor import LORA, Work
 from measure import RESULTS, compared, report
-from memory import SIZES, model_folder
+from memory import model_folder
 from turns import ROWS, Asked, Child, Taken, Turns, Way, race
 
 from cai.models.local.heap import suit_memory
-from cai.models.local.spec import LoraSpec, ModelSpec, Precision
+from cai.models.local.spec import ModelSpec, Precision
 from cai.models.local.workbench import Workbench, open_workbench
 from cai.train.batches import Item, epoch_order, plan_batches
 from cai.train.config import TrainConfig
 
 SEED = 1
 LEARNING_RATE = 2e-4
-LORA = LoraSpec(rank=16)
 PROMPT, ANSWER = (60, 300), (20, 200)
 """The shortest and the longest, in tokens."""
 TOLERANCE = 1e-3
@@ -219,46 +213,6 @@ def multiply(asked: Asked, turns: Turns) -> None:
         for _ in range(4):
             torch.mm(left, right, out=out)
         turns.end()
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What one batch asks for, at the least: positions and completion tokens, with gradients and without."""
-
-    tokens: int
-    """As they are counted for both sides: every answer with its whole prompt."""
-    trained: int
-    scored: int
-    read: int = 0
-    told: int = 0
-    cells: int = 0
-    """Queries × the keys that each of them sees: three times where there are gradients, once where there are none."""
-
-    @property
-    def flops(self) -> float:
-        width, inner, layers = dimensions()
-        shapes = [(width, width)] * 4 + [(width, inner)] * 3
-        linear = layers * sum(a * b for a, b in shapes)
-        lora = layers * sum(LORA.rank * (a + b) for a, b in shapes)
-        head = 32_000 * width
-        of_policy = self.trained * (4 * linear + 6 * lora) + self.scored * 4 * head
-        return of_policy + self.read * 2 * linear + self.told * 2 * head
-
-    @property
-    def attention(self) -> float:
-        width, _, layers = dimensions()
-        return 4.0 * width * layers * self.cells
-
-
-def dimensions() -> tuple[int, int, int]:
-    """Width, inner width and layers of the model."""
-    size = SIZES["13M"]
-    return size["hidden_size"], size["intermediate_size"], size["num_hidden_layers"]
-
-
-def cells(prompt: int, *answers: int) -> int:
-    """Queries × keys of a prompt and of what goes on from it, each position seeing those before it."""
-    return sum(n * before + n * (n + 1) // 2 for n, before in [(prompt, 0), *((answer, prompt) for answer in answers)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ Shapes: N positions, I inputs, O outputs of a layer, r rank, R ranks of layers t
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.nn import functional
 from cai.models.local.upstream import frozen_matrix
 
 _READ_THE_SAME = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""By transformers' names. Whether it is so is seen when they are called."""
+"""By transformers' names. Where it is not so, every call computes all of them for its own input: right, and slow."""
 
 
 def compute_beside(layers: Mapping[str, Any]) -> None:
@@ -46,22 +47,39 @@ class _Part:
     scaling: float
 
 
+@contextmanager
+def idle(parent: Any, names: Sequence[str]) -> Iterator[None]:
+    """Within this nobody reads what these LoRA layers of a module say, so they say zeros, which cost no product."""
+    forwards = [getattr(getattr(parent, name, None), "forward", None) for name in names]
+    found = [each for each in forwards if isinstance(each, _Beside)]
+    for each in found:
+        each.idle = True
+    try:
+        yield
+    finally:
+        for each in found:
+            each.idle = False
+
+
 class _Beside:
     """A layer's forward pass with its active adapter added into the base's own output: PEFT's arithmetic."""
 
     def __init__(self, layer: Any) -> None:
         self._layer = layer
         self.family: _Family | None = None
+        self.idle = False
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if self.idle:
+            return x.new_zeros(1).expand(*x.shape[:-1], self._layer.out_features)
         name = self._name()
         if name is None:
             plain: torch.Tensor = self._layer.base_layer(x)
             return plain
         part = self.part()
         if part is not None:
-            together = self.family is not None and torch.is_grad_enabled()
-            return self.family.output(self, x) if self.family is not None and together else _joint(x, [part])[0]
+            # Without gradients too: a policy and its reference say the same to the last bit.
+            return _joint(x, [part])[0] if self.family is None else self.family.output(self, x)
         layer = self._layer
         a, b, scaling = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
         out: torch.Tensor = layer.base_layer(x)
@@ -72,8 +90,9 @@ class _Beside:
         return torch.addmm(out.flatten(0, -2), low.flatten(0, -2), b.T, alpha=scaling).view(out.shape)
 
     def part(self) -> _Part | None:
-        """Nothing where no adapter is active, or one that is not simply a sum: behind dropout, or a base in 4 bits."""
-        name, layer = self._name(), self._layer
+        """Nothing where nobody reads it, where no adapter is active, or one that is not simply a sum: behind dropout,
+        or on a base in 4 bits."""
+        name, layer = None if self.idle else self._name(), self._layer
         matrix = frozen_matrix(layer.base_layer)
         if name is None or matrix is None or layer.lora_dropout[name].training:
             return None
@@ -94,15 +113,10 @@ class _Family:
         self._members = members
         self._x: torch.Tensor | None = None
         self._outputs: dict[_Beside, torch.Tensor] = {}
-        self._apart = False
 
     def output(self, member: _Beside, x: torch.Tensor) -> torch.Tensor:
-        if member in self._outputs and self._x is not x:
-            # Computed from what another one was given: they do not read the same after all.
-            self._apart = True
         if self._x is not x or member not in self._outputs:
-            members = [member] if self._apart else self._members
-            parts = {each: part for each in members if (part := each.part()) is not None}
+            parts = {each: part for each in self._members if (part := each.part()) is not None}
             self._x, self._outputs = x, dict(zip(parts, _joint(x, list(parts.values())), strict=True))
         out = self._outputs.pop(member)
         if not self._outputs:

@@ -96,7 +96,8 @@ class _Rotation:
     def __call__(
         self, q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *more: Any, **also: Any
     ) -> Any:
-        if more or also or not all(_learns(each) and each[:, 0].shape == cos.shape == sin.shape for each in (q, k)):
+        fit = all(each.dtype == torch.float32 and each[:, 0].shape == cos.shape == sin.shape for each in (q, k))
+        if more or also or not (fit and (_learns(q) or _learns(k))):
             return self._own(q, k, cos, sin, *more, **also)
         return _Turned.apply(q, cos, sin), _Turned.apply(k, cos, sin)  # type: ignore[no-untyped-call]
 

@@ -5,15 +5,17 @@ Shapes: S packed positions, N asked ones, H query heads, G key heads, D head wid
 Of the last layer everybody's keys and values are needed, and nothing else but at asked positions: a reward model reads
 one position of a row, a preference loss no prompt. transformers has no way to say so. So the layer's own forward pass
 runs twice: over all positions as far as its keys and values, and over the asked ones from the beginning to the end,
-where they look at the keys and values of the first. What the first computes of queries is wasted.
+where they look at the keys and values of the first. What nobody reads, the queries of the first and the keys and values
+of the second, comes from idle layers where they have adapters.
 """
 
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
+from cai.models.local.beside import idle
 from cai.models.local.layout import Layout
 from cai.models.local.packed import KEYWORD, How, Packing
 
@@ -40,6 +42,9 @@ class LastLayer:
 
     def __init__(self, layer: torch.nn.Module) -> None:
         self._forward = layer.forward
+        attention: Any = getattr(layer, "self_attn", None)
+        if attention is not None:
+            attention.forward = _LastAttention(attention)
 
     def __call__(self, hidden_1SD: torch.Tensor, **also: Any) -> Any:
         packing = also.get(KEYWORD)
@@ -53,6 +58,19 @@ class LastLayer:
         return self._forward(_of(hidden_1SD, packing.asked_N), **asked)
 
 
+class _LastAttention:
+    """Its attention, in which idles what nobody reads. It is within what a backward pass may compute again."""
+
+    def __init__(self, attention: Any) -> None:
+        self._attention, self._forward = attention, attention.forward
+
+    def __call__(self, *given: Any, **also: Any) -> Any:
+        packing = also.get(KEYWORD)
+        unread = packing.unread if isinstance(packing, _Read | _Looking) else ()
+        with idle(self._attention, unread):
+            return self._forward(*given, **also)
+
+
 class _KeysAreReadError(Exception):
     """Ends a layer's forward pass early."""
 
@@ -61,6 +79,7 @@ class _KeysAreReadError(Exception):
 class _Read:
     """Takes a layer's keys and values, and asks for no more."""
 
+    unread: ClassVar = ("q_proj",)
     held: tuple[torch.Tensor, ...] = field(default=())
 
     def attend(self, query_SHD: torch.Tensor, key_SGD: torch.Tensor, value_SGD: torch.Tensor, how: How) -> torch.Tensor:  # noqa: ARG002
@@ -72,6 +91,7 @@ class _Read:
 class _Looking:
     """The asked positions' queries, which look at keys and values that are there already."""
 
+    unread: ClassVar = ("k_proj", "v_proj")
     packing: Packing
     key_SGD: torch.Tensor
     value_SGD: torch.Tensor

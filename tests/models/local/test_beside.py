@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from cai.models.local.beside import idle
 from cai.models.local.lora import Adapters
 from cai.models.local.spec import LoraSpec
 
@@ -122,3 +123,30 @@ def test_nothing_of_a_pass_is_kept_once_all_have_read(adapters: Adapters) -> Non
     del own
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize("tokens", [1, 9, 58])
+def test_a_pass_without_gradients_says_the_same_to_the_last_bit(adapters: Adapters, tokens: int) -> None:
+    """So that a policy's first ratio to a copy of itself is one, and a preference's first loss is ln 2."""
+    x = torch.randn(1, tokens, 24, generator=torch.Generator().manual_seed(5))
+    with adapters.training("own", None):
+        learning = [layer(x) for layer in layers(adapters)]
+        with torch.no_grad():
+            asked = [layer(x) for layer in layers(adapters)]
+    assert all(out.requires_grad for out in learning)
+    assert all(torch.equal(a, b) for a, b in zip(learning, asked, strict=True))
+
+
+def test_an_idle_layer_says_zeros_and_the_others_what_they_say(adapters: Adapters) -> None:
+    (x,) = inputs(1)
+    attention = adapters._model.get_decoder().layers[0].self_attn
+    with adapters.training("own", None):
+        with idle(attention, ("q_proj", "o_proj", "missing")):
+            query, key, value = (layer(x) for layer in layers(adapters))
+        again = layers(adapters)[0](x)
+    assert query.shape == (2, 7, 24)
+    assert not query.any()
+    assert not query.requires_grad
+    torch.testing.assert_close(key, plainly(layers(adapters)[1], x), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(value, plainly(layers(adapters)[2], x), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(again, plainly(layers(adapters)[0], x), atol=1e-4, rtol=1e-4)
