@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import training
-from floor import Work, cells
+from floor import Work, cells_of
 from training import Bars, Bench, Pair
 from turns import Asked, Turns
 
@@ -114,7 +114,7 @@ def work_of(update: Sequence[Pair]) -> Work:
     positions = sum(packed_length([row.chosen, row.rejected]) - 2 for row in rows_of(update))
     scored = sum(len(p.chosen) + len(p.rejected) for p in update)
     tokens = scored + sum(2 * len(p.prompt) for p in update)
-    cells = sum(cells(len(p.prompt), len(p.chosen) - 1, len(p.rejected) - 1) for p in update)
+    cells = sum(cells_of(len(p.prompt), len(p.chosen) - 1, len(p.rejected) - 1) for p in update)
     return Work(tokens, trained=positions, scored=scored, read=positions, told=scored, cells=4 * cells)
 
 

@@ -1,11 +1,11 @@
 """The arithmetic of a training that shares what can be shared, for what a bench calls its floor.
 
-It counts of a batch: 2 FLOPs for each weight of a linear layer and each
-position, once forward and once backward to the inputs (frozen weights need no more), 2 + 4 for each LoRA weight, 2 for
-each of the reference's, the same of the head at completion tokens alone, with every shared prompt once and no position
-after which nothing is predicted; and each query's products with the keys that it sees. It runs at the rate of a large
-fp32 `torch.mm`, measured in turn with the rest. The facts of a result also tell the floor of the linear layers alone. Every layer counts
-in full: that ours computes the last one at asked positions alone is to its credit.
+It counts of a batch: 2 FLOPs for each weight of a linear layer and each position, once forward and once backward to
+the inputs (frozen weights need no more), 2 + 4 for each LoRA weight, 2 for each of the reference's, the same of the
+head at completion tokens alone, with every shared prompt once and no position after which nothing is predicted; and
+each query's products with the keys that it sees. It runs at the rate of a large fp32 `torch.mm`, measured in turn with
+the rest. The facts of a result also tell the floor of the linear layers alone. Every layer counts in full: that ours
+computes the last one at asked positions alone is to its credit.
 """
 
 from dataclasses import dataclass
@@ -52,6 +52,6 @@ def dimensions() -> tuple[int, int, int]:
     return size["hidden_size"], size["intermediate_size"], size["num_hidden_layers"]
 
 
-def cells(prompt: int, *answers: int) -> int:
+def cells_of(prompt: int, *answers: int) -> int:
     """Queries × keys of a prompt and of what goes on from it, each position seeing those before it."""
     return sum(n * before + n * (n + 1) // 2 for n, before in [(prompt, 0), *((answer, prompt) for answer in answers)])

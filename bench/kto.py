@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import training
-from floor import Work, cells
+from floor import Work, cells_of
 from training import Bars, Bench, Pair
 from turns import Asked, Turns
 
@@ -78,8 +78,8 @@ def work_of(update: list[KtoRow]) -> Work:
     scored = sum(len(row.tokens.completion_ids) for row in update)
     ends = len(update)
     shapes = [(len(row.tokens.prompt_ids), len(row.tokens.completion_ids) - 1) for row in update]
-    own = sum(cells(prompt, answer) for prompt, answer in shapes)
-    strange = sum(cells(shapes[k][0], shapes[k - 1][1]) - cells(shapes[k][0]) for k in range(ends))
+    own = sum(cells_of(prompt, answer) for prompt, answer in shapes)
+    strange = sum(cells_of(shapes[k][0], shapes[k - 1][1]) - cells_of(shapes[k][0]) for k in range(ends))
     return Work(
         prompts + scored,
         trained=prompts + scored - ends,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import training
-from floor import Work, cells
+from floor import Work, cells_of
 from training import Bars, Bench, Pair
 from turns import Asked, Turns
 
@@ -70,7 +70,7 @@ def work_of(update: Sequence[Pair]) -> Work:
     """A score is one number, so there is no head to speak of."""
     positions = sum(packed_length([row.chosen, row.rejected]) for row in rows_of(update))
     tokens = sum(2 * len(p.prompt) + len(p.chosen) + len(p.rejected) for p in update)
-    cells = sum(cells(len(p.prompt), len(p.chosen), len(p.rejected)) for p in update)
+    cells = sum(cells_of(len(p.prompt), len(p.chosen), len(p.rejected)) for p in update)
     return Work(tokens, trained=positions, scored=0, cells=3 * cells)
 
 

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import training
-from floor import Work, cells
+from floor import Work, cells_of
 from training import Bars, Bench, Pair
 from turns import Asked, Turns
 
@@ -67,7 +67,7 @@ def work_of(update: list[TokenRow]) -> Work:
     """The last token of an answer predicts nothing, so it needs no pass."""
     scored = sum(len(row.completion_ids) for row in update)
     tokens = scored + sum(len(row.prompt_ids) for row in update)
-    cells = sum(cells(len(row.prompt_ids), len(row.completion_ids) - 1) for row in update)
+    cells = sum(cells_of(len(row.prompt_ids), len(row.completion_ids) - 1) for row in update)
     return Work(tokens, trained=tokens - len(update), scored=scored, cells=3 * cells)
 
 
