@@ -1,5 +1,6 @@
 """Trainings that nothing is wrong with, drawn from what people set."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ class Draw:
     seed: int
 
     def between(self, what: str, low: float, high: float) -> float:
-        return low * (high / low) ** uniform(derive("healthy", self.seed, what), 0)
+        return low * math.pow(high / low, uniform(derive("healthy", self.seed, what), 0))
 
     def one_of(self, what: str, *choices: str) -> str:
         return choices[int(uniform(derive("healthy", self.seed, what), 0) * len(choices))]

@@ -9,6 +9,7 @@ of 32 and 64; ours computes the 1,500 tokens once and goes on from each turn's o
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from measure import compared, median_seconds, report
 from models import Ids, generated, network_of, small_llama, texts
@@ -20,6 +21,7 @@ from cai.models.local.prefix import Kept
 from cai.models.protocol import Sampling
 
 SHARED, TURN = 1500, 24
+Answering = Callable[[list[Ids], Memory], list[Ids]]
 GREEDY = Sampling(temperature=0, max_new_tokens=TURN)
 
 
@@ -32,13 +34,12 @@ def main() -> None:
     network = network_of(model)
     few_shot, critiques, revisions = (texts(n, k, k, seed=s) for n, k, s in ((1, SHARED, 4), (4, 40, 5), (4, 30, 6)))
     asked = texts(options.rows, 20, 60, seed=7)
-    ours_once = conversation(lambda prompts, memory: ours(network, prompts, memory), few_shot[0], critiques, revisions)
-    ways: dict[str, Callable[[], list[list[Ids]]]] = {"ours": lambda: ours_once(asked)}
-    for width in (32, 64):
-        peer = conversation(
-            lambda prompts, _, w=width: generated(model, prompts, w, TURN), few_shot[0], critiques, revisions
-        )  # type: ignore[misc]
-        ways[f"generate at {width}"] = lambda peer=peer: peer(asked)  # type: ignore[misc]
+    answering: dict[str, Answering] = {"ours": partial(ours, network)}
+    answering |= {f"generate at {width}": partial(without_memory, model, width) for width in (32, 64)}
+    ways = {
+        name: partial(conversation(answer, few_shot[0], critiques, revisions), asked)
+        for name, answer in answering.items()
+    }
     same = sum(a == b for a, b in zip(ways["ours"](), ways["generate at 32"](), strict=True))
     print(f"{same} of {len(asked)} conversations are the same to the last token", flush=True)
     peers = [name for name in ways if name != "ours"]
@@ -50,7 +51,7 @@ def main() -> None:
 
 
 def conversation(
-    answer: Callable[[list[Ids], Memory], list[Ids]], few_shot: Ids, critiques: Sequence[Ids], revisions: Sequence[Ids]
+    answer: Answering, few_shot: Ids, critiques: Sequence[Ids], revisions: Sequence[Ids]
 ) -> Callable[[Sequence[Ids]], list[list[Ids]]]:
     """Three turns of each prompt, with whatever answers."""
 

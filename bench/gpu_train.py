@@ -32,7 +32,7 @@ from torch.nn import functional
 
 from cai.models.local.layout import TokenRow
 from cai.models.local.machine import free_memory
-from cai.models.local.memory import Setup, Training, adapter_parameters, need
+from cai.models.local.memory import Device, Setup, Training, adapter_parameters, need
 from cai.models.local.workbench import Workbench
 from cai.train.actor_critic import ActorCritic
 from cai.train.config import DpoConfig, PolicyConfig, SftConfig
@@ -145,7 +145,7 @@ def use(asked: Asked, found: Found) -> None:
     half = length // 2
     drawn = enumerate(texts(asked, count, length, seed=4))
     rows = [SftRow(str(i), TokenRow(ids[:half], ids[half:])) for i, ids in drawn]
-    device = "cpu" if asked.device == "cpu" else "cuda"
+    device: Device = "cpu" if asked.device == "cpu" else "cuda"
     work = Training("sft", 2, length, 2 * (length - half))
     fits = need(Setup(sizes, "nf4", device, LORA), work).of("activations") < free_memory(asked.device) // 2
     config = SftConfig(

@@ -35,6 +35,7 @@ from memory import model_folder
 from training import SMALL, Chosen, Trials
 from turns import ROWS, Asked, Child, Taken, Turns, race
 
+from cai.models.local.width import AtOnce
 from cai.models.local.workbench import Workbench
 from cai.records import Message
 from cai.train.batches import epoch_order
@@ -52,11 +53,11 @@ LONGEST, STOPS = 128, 560
 BETA = 0.04
 SPEED, MEMORY = 3.0, 1.0
 """The bars."""
-AT_ONCE = 16
+AT_ONCE = AtOnce(rows=16)
 """Answers that ours samples at once where memory counts."""
 LOSS, NORM = 1e-4, 1e-3
 """How far TRL's losses on our answers may lie from ours, and its gradient norms as a share."""
-SETTINGS: dict[str, dict[str, int]] = {
+SETTINGS: dict[str, dict[str, Any]] = {
     f"{n} × {ANSWERS // n}{'' if at_once == ANSWERS else f', sampled by {at_once}'}": {
         "per_pass": n,
         "sampled": at_once,
@@ -230,7 +231,10 @@ def run(options: argparse.Namespace) -> None:
             return
         chosen = Chosen.among(trials)
         best = SETTINGS[chosen.fastest]
-        found = race(
+        # The short race first: what breaks does so before TRL has taken its time.
+        small = replace(begin, way="ours", micro_tokens=SMALL)
+        found = race(__file__, {"ours, small passes": (small, 1)}, rounds)
+        found |= race(
             __file__,
             {
                 "ours": (replace(begin, way="ours"), 1),
@@ -239,8 +243,6 @@ def run(options: argparse.Namespace) -> None:
             },
             rounds,
         )
-        small = replace(begin, way="ours", micro_tokens=SMALL)
-        found |= race(__file__, {"ours, small passes": (small, 1)}, rounds)
     conclude(found, trials, chosen)
 
 

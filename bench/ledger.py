@@ -193,7 +193,7 @@ def _check_inputs(pipeline: Pipeline, stage: Stage, folders: dict[int, Path], re
             made = [revision.prompt.id for revision in read_records(Revision, [folder])]
             assert Counter(made + rejected) == Counter(prompt.id for prompt in pipeline.train), stage.name
         case FilterConfig():
-            kind = Revision if stage.config.of == "revisions" else Preference
+            kind: type[Revision | Preference] = Revision if stage.config.of == "revisions" else Preference
             read = [folders[n] for n in (*sources.revisions, *sources.preferences)]
             before = [record.id for record in read_records(kind, read)]
             after = [record.id for record in read_records(kind, [folder])]

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import load_file
@@ -207,7 +208,7 @@ def rounds_trained(scene: Scene, method: str, options: Mapping[str, object]) -> 
         return [given[rollout.prompt.id].rewards[rollout.sample] for rollout in rollouts]
 
     def train(trainee: Trainee) -> Iterator[Step]:
-        return train_policy(config, prompts, Given(trainee, given), rewards, scene.out, never)
+        return train_policy(config, prompts, cast(Trainee, Given(trainee, given)), rewards, scene.out, never)
 
     found = policy_trained(scene, train)
     theirs = {"clip_ratio": "clip_ratio/region_mean"}

@@ -236,7 +236,8 @@ def identity(folder: Path) -> str:
     for path in ("model/model.safetensors", "adapter/adapter_model.safetensors", "scorer/adapter_model.safetensors"):
         for name, tensor in sorted(load_file(folder / path).items()):
             total.update(name.encode() + tensor.numpy().tobytes())
-    rows = [asdict(row) for row in (*pairs(), *answers(), *groups())]
+    made: list[Pair | Answer | Group] = [*pairs(), *answers(), *groups()]
+    rows = [asdict(row) for row in made]
     methods = {name: asdict(method) for name, method in METHODS.items()}
     numbers = [STEPS, ROWS, PROMPTS, GENERATIONS, UPDATES, COMPLETION_TOKENS, GRADIENT, RANK, ALPHA]
     total.update(json.dumps([rows, methods, numbers], sort_keys=True).encode())

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -295,20 +296,20 @@ def as_it_is(rows: Mapping[str, object]) -> Mapping[str, object]:
     return rows
 
 
-def dataset(rows: list[dict[str, object]]) -> object:
+def dataset(rows: Sequence[Mapping[str, object]]) -> object:
     from datasets import Dataset
 
-    return Dataset.from_list(rows)
+    return Dataset.from_list([dict(row) for row in rows])
 
 
-def require_rows(prepared: Iterable[Mapping[str, object]], **expected: Sequence[Sequence[int]]) -> None:
+def require_rows(prepared: Iterable[Mapping[str, Any]], **expected: Sequence[Sequence[int]]) -> None:
     """TRL's tokens are the recipe's, row for row."""
     for i, row in enumerate(prepared):
         for name, rows in expected.items():
             assert list(row[name]) == list(rows[i]), (i, name, row[name], rows[i])
 
 
-def require_labels(prepared: Iterable[Mapping[str, object]]) -> None:
+def require_labels(prepared: Iterable[Mapping[str, Any]]) -> None:
     expected: dict[str, list[list[int]]] = {}
     for kind in ("chosen", "rejected"):
         expected[f"{kind}_input_ids"] = [[*pair.prompt, *getattr(pair, kind)] for pair in pairs()]
@@ -316,7 +317,7 @@ def require_labels(prepared: Iterable[Mapping[str, object]]) -> None:
     require_rows(prepared, **expected)
 
 
-def trained(trainer: object, *metrics: str) -> Trained:
+def trained(trainer: Any, *metrics: str) -> Trained:
     from peft import get_peft_model_state_dict
     from transformers import PrinterCallback
 

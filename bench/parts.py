@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from cai.errors import InputError
 from cai.evaluate.suites import SUITES, run_suite
@@ -152,7 +153,7 @@ def random_judge(preferences: list[Preference], seed: int) -> list[Preference]:
     for preference in preferences:
         p = uniform(derive("random judge", seed, preference.id), 0)
         turned = preference if p >= 0.5 else flip(preference)
-        kind = "tie" if max(p, 1 - p) < 0.6 else "preferred"
+        kind: Literal["tie", "preferred"] = "tie" if max(p, 1 - p) < 0.6 else "preferred"
         judged.append(dataclasses.replace(turned, p_chosen=max(p, 1 - p), kind=kind))
     return judged
 

@@ -92,9 +92,9 @@ def real_texts(folder: Path) -> Iterator[tuple[str, list[str]]]:
         with open(path, encoding="utf-8", newline="") as handle:
             yield path.name, [row["completion"] for row in csv.DictReader(handle)]
     for path in sorted((folder / "constitutional_harmlessness" / "samples").glob("*.jsonl")):
-        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-        said = [each["sampled_string"] for row in rows for each in row.get("sampled_answers", [])]
-        yield path.name, said + [each["revision"]["sample"] for row in rows for each in row.get("cst", [])]
+        samples = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        said = [each["sampled_string"] for row in samples for each in row.get("sampled_answers", [])]
+        yield path.name, said + [each["revision"]["sample"] for row in samples for each in row.get("cst", [])]
     for path in sorted((folder / "llmbar").glob("*.json")):
         rows = json.loads(path.read_text("utf-8"))
         yield path.name, [row[key] for row in rows for key in ("output_1", "output_2")]

@@ -9,9 +9,10 @@ of the preparation with tokens. Results go to `bench/results/readers.json`.
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from cai.models.local.finding import find_model
 from cai.records import Lineage, Message, Preference, Verdict, new_prompt
@@ -19,7 +20,8 @@ from cai.store.data_card import data_card
 from cai.store.data_stats import stats_of
 from cai.store.dataset import DataSet
 from cai.store.formats.exporting import ExportSettings, export
-from cai.store.formats.rows import Answered
+from cai.store.formats.rows import Answered, Sort
+from cai.store.formats.trl import Form
 
 RESULTS = Path(__file__).resolve().parent / "results" / "readers.json"
 ROWS = 24
@@ -85,7 +87,7 @@ def checks() -> Iterator[tuple[str, int, int]]:
     yield "trl answers in SFTTrainer", ROWS, prepared(sft.train_dataset)
 
 
-def exported(rows: list, sort: str, target: str, form: str) -> tuple[object, Path]:
+def exported(rows: Sequence[Any], sort: Sort, target: str, form: Form) -> tuple[Any, Path]:
     from datasets import load_dataset
 
     out = Path(tempfile.mkdtemp(prefix="cai-readers-"))
@@ -96,7 +98,7 @@ def exported(rows: list, sort: str, target: str, form: str) -> tuple[object, Pat
     return split, out
 
 
-def prepared(dataset: object) -> int:
+def prepared(dataset: Any) -> int:
     """Rows that hold tokens, under whatever names the trainer gives them."""
     ids = [name for name in dataset.column_names if name.endswith("_ids")]
     assert ids, dataset.column_names

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,7 +130,7 @@ def killed(command: list[str], log: Path, job: Path, after: int) -> set[str]:
     process = subprocess.Popen(command)
     while answered(log).total() < after:
         assert process.poll() is None, "the job ended before it was killed"
-        time.sleep(0.2)
+        time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
     kept = kept_rows(job)
@@ -139,7 +140,7 @@ def killed(command: list[str], log: Path, job: Path, after: int) -> set[str]:
 
 def serve(log: Path, share: float, rows: int) -> None:
     """The endpoint; each whole reply is noted by its row, each fault by its way."""
-    barred = f"row {rows * 2 // 3}"
+    barred = f"row {rows * 9 // 10}"
 
     def plan(asked: Asked, attempt: int) -> str:
         if asked.probes or not share:
@@ -177,7 +178,7 @@ def ask(url: str, job: Path, rows: int) -> None:
     )
     with open_remote(spec, job / "remote", "fake") as model, Desk(None, {}, job, lambda: False) as desk:
 
-        def work(part: "list[Row]") -> Made:
+        def work(part: Sequence[Row]) -> Made:
             results = model.generate([requested(row) for row in part])
             both = list(zip(part, results, strict=True))
             said = [Said(row.id, result.text) for row, result in both if not isinstance(result, Failed)]

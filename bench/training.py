@@ -181,7 +181,9 @@ def load_adapter(model: object, asked: Asked) -> None:
     set_peft_model_state_dict(model, load_file(asked.adapter / "adapter_model.safetensors"))
 
 
-def run_trl(trainer_class: type, asked: Asked, turns: Turns, rows: list[dict[str, object]], **more: object) -> None:
+def run_trl(
+    trainer_class: type, asked: Asked, turns: Turns, rows: Sequence[Mapping[str, object]], **more: object
+) -> None:
     """A trainer as it is, on rows that need no preparation, update by update."""
     from datasets import Dataset
     from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
@@ -194,9 +196,8 @@ def run_trl(trainer_class: type, asked: Asked, turns: Turns, rows: list[dict[str
             turns.end(logs["loss"])
 
     given = type("Given", (trainer_class,), {"_prepare_dataset": lambda _, dataset, *__, **___: dataset})
-    trainer = given(
-        train_dataset=Dataset.from_list(rows), processing_class=AutoTokenizer.from_pretrained(asked.model), **more
-    )
+    data = Dataset.from_list([dict(row) for row in rows])
+    trainer = given(train_dataset=data, processing_class=AutoTokenizer.from_pretrained(asked.model), **more)
     load_adapter(trainer.model, asked)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(type("InTurn", (TrainerCallback,), {"on_step_begin": begin, "on_log": end})())
@@ -303,7 +304,8 @@ def tried(bench: Bench, asked: Asked) -> Trials:
 
 def keep_trials(name: str, trials: Trials) -> None:
     path = RESULTS / f"{name}.json"
-    kept = json.loads(path.read_text()) if path.exists() else {"bench": name, "results": [], "facts": {}}
+    empty: dict[str, Any] = {"bench": name, "results": [], "facts": {}}
+    kept = json.loads(path.read_text()) if path.exists() else empty
     kept["facts"]["trl_settings"] = trials
     path.write_text(json.dumps(kept, indent=1) + "\n")
 

@@ -30,6 +30,7 @@ from cai.models.local.workbench import open_workbench
 from cai.models.protocol import Sampling
 from cai.models.tiny import phrasing
 from cai.models.tiny.oracle import find_ask, read, violates
+from cai.models.tiny.world import Ask
 from cai.pipeline.labelled import embedded_pairs
 from cai.pipeline.prompts import embedded_prompts
 from cai.records import Preference, Verdict
@@ -209,7 +210,7 @@ def is_better(preference: Preference) -> bool:
     return chosen > rejected
 
 
-def standing(ask: object, answer: str) -> tuple[int, int, int]:
+def standing(ask: Ask, answer: str) -> tuple[int, int, int]:
     reading = read(ask, answer)
     broken = sum(violates(family, ask, answer) for family in FAMILIES)
     return (-broken, int(reading.well_formed), int(reading.correct or reading.label not in ("benign", "borderline")))

@@ -5,8 +5,12 @@ the same numbers.
 """
 
 import hashlib
+from collections.abc import Sequence
+from typing import TypeVar
 
 from cai.records import canonical
+
+Name = TypeVar("Name", str, int)
 
 _MASK = (1 << 64) - 1
 
@@ -24,6 +28,6 @@ def uniform(seed: int, position: int) -> float:
     return ((z ^ (z >> 31)) >> 11) * 2.0**-53
 
 
-def shuffled(items: list[str], seed: int) -> list[str]:
+def shuffled(items: Sequence[Name], seed: int) -> list[Name]:
     """The items in an order that depends on the seed and on each item, not on the order they came in."""
     return sorted(items, key=lambda item: (derive(seed, "shuffle", item), item))

@@ -160,14 +160,12 @@ class _Joint(torch.autograd.Function):
             inputs_NI = (first_NO @ ctx.frozen[first][0]).addmm_(back_NR, a_RI)
             for k, each in others:
                 inputs_NI.addmm_(each, ctx.frozen[k][0])
-        learns = ctx.needs_input_grad[2:]
         to_learnt: list[torch.Tensor | None] = [None] * len(learnt)
-        if any(learns[k] for k in given_NO):
-            own = (back_NR.T @ x_NI).split([ctx.ranks[k] for k in given_NO])
-            to_learnt[:count] = [dict(zip(given_NO, own, strict=True)).get(k) for k in range(count)]
-        lows = low_NR.split(ctx.ranks, 1)
-        for k, each in given_NO.items():
-            if learns[count + k]:
+        if any(ctx.needs_input_grad[2:]):
+            to_a_rI = (back_NR.T @ x_NI).split([ctx.ranks[k] for k in given_NO])
+            lows = low_NR.split(ctx.ranks, 1)
+            for (k, each), own_rI in zip(given_NO.items(), to_a_rI, strict=True):
+                to_learnt[k] = own_rI
                 to_learnt[count + k] = (each.T @ lows[k]).mul_(ctx.frozen[k][1])
         return None if inputs_NI is None else inputs_NI.view(ctx.shape), None, *to_learnt
 
