@@ -210,8 +210,8 @@ class Calls:
                 self._refuse(f"it refused every request, at last with {fault}", "check model and extra")
             return
         self._pace.failed(began, now, fault.busy, fault.wait)
-        ends = {"stop": True, "absent": not self._pace.ever_answered}
-        ends["setup"] = not self._pace.ever_answered and not self._known
+        never = not self._pace.ever_answered
+        ends = {"stop": True, "absent": never, "setup": never and not self._known}
         if ends.get(fault.kind, False):
             self._refuse(str(fault), fault.remedy)
         if fault.wait is not None and fault.wait > self.spec.patience_seconds:

@@ -185,8 +185,8 @@ def known_abilities(spec: RemoteSpec, ledger: Ledger) -> dict[str, object]:
 
 
 def has_answered(spec: RemoteSpec, ledger: Ledger) -> bool:
-    """Whether this endpoint's model has answered in an earlier start: all but the list of models needs an answer."""
-    return bool(known_abilities(spec, ledger).keys() - {"context"})
+    """Whether this endpoint's model has answered in an earlier start: these two are only known by an answer."""
+    return not known_abilities(spec, ledger).keys().isdisjoint(("limit", "text"))
 
 
 def context_of(entry: dict[str, object]) -> int | None:
