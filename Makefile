@@ -35,6 +35,9 @@ bench: .venv/installed-dev
 	@for name in chat generate critique judge memory remote; do \
 	    echo "== $$name"; $(BIN)/python bench/$$name.py || exit 1; \
 	done
+	@for name in generate critique judge; do \
+	    echo "== $$name, embedded model"; $(BIN)/python bench/$$name.py --model embedded || exit 1; \
+	done
 
 bench-train: .venv-peers/installed
 	@for name in dpo sft reward kto grpo; do \

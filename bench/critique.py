@@ -1,18 +1,18 @@
 """Answer, critique, revision behind a long few-shot text, against the open recipe's way of sending all of it again.
 
-    python bench/critique.py [--repeats 5]
+    python bench/critique.py [--repeats 5] [--model embedded]
 
-64 prompts of 20 to 60 random tokens on a random Llama of 13 M parameters, greedy, 24 tokens a turn. All of them begin
-with the same 1,500 tokens. The peer is transformers' `generate` on the full text of each turn, in its best batch width
-of 32 and 64; ours computes the 1,500 tokens once and goes on from each turn's own keys and values.
+64 prompts of 20 to 60 random tokens on a random Llama of 13 M parameters, or on the embedded model, greedy, 24 tokens a
+turn. All of them begin with the same 1,500 tokens. The peer is transformers' `generate` on the full text of each turn,
+in its best batch width of 32 and 64; ours computes the 1,500 tokens once and goes on from each turn's own keys and
+values.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from measure import compared, median_seconds, report
-from models import Ids, generated, network_of, small_llama, texts
+from models import Ids, generated, named, network_of, opened, options, texts
 from transformers import LlamaForCausalLM
 
 from cai.models.local.decode import DecodeRow, Memory, decode
@@ -26,14 +26,13 @@ GREEDY = Sampling(temperature=0, max_new_tokens=TURN)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=64)
-    options = parser.parse_args()
-    model = small_llama()
+    given = options(__doc__, rows=64).parse_args()
+    model = opened(given.model)
     network = network_of(model)
-    few_shot, critiques, revisions = (texts(n, k, k, seed=s) for n, k, s in ((1, SHARED, 4), (4, 40, 5), (4, 30, 6)))
-    asked = texts(options.rows, 20, 60, seed=7)
+    few_shot, critiques, revisions = (
+        texts(model, n, k, k, seed=s) for n, k, s in ((1, SHARED, 4), (4, 40, 5), (4, 30, 6))
+    )
+    asked = texts(model, given.rows, 20, 60, seed=7)
     answering: dict[str, Answering] = {"ours": partial(ours, network)}
     answering |= {f"generate at {width}": partial(without_memory, model, width) for width in (32, 64)}
     ways = {
@@ -43,11 +42,12 @@ def main() -> None:
     same = sum(a == b for a, b in zip(ways["ours"](), ways["generate at 32"](), strict=True))
     print(f"{same} of {len(asked)} conversations are the same to the last token", flush=True)
     peers = [name for name in ways if name != "ours"]
-    seconds = median_seconds(ways, options.repeats, peers)
+    seconds = median_seconds(ways, given.repeats, peers)
     best = min(peers, key=lambda name: seconds[name])
     rows = len(asked)
     result = compared(f"rows/s against {best}", rows / seconds["ours"], rows / seconds[best], 12.0)
-    report("critique", [result], {"seconds": seconds, "agreeing": same, "rows": rows, "shared_tokens": SHARED})
+    facts = {"seconds": seconds, "agreeing": same, "rows": rows, "shared_tokens": SHARED}
+    report(named("critique", given.model), [result], facts)
 
 
 def conversation(

@@ -1,13 +1,13 @@
 """Generating answers: our step loop against transformers' `generate`, greedy, the same tokens.
 
-    python bench/generate.py [--repeats 5]
+    python bench/generate.py [--repeats 5] [--model embedded]
 
-256 prompts of 20 to 300 random tokens on a random Llama of 13 M parameters. Answers end at any of a fixed random set of
-ids, so many that an answer has about 48 tokens; 128 at most. `generate` gets its prompts sorted by length and its best
-batch width of 32, 64 and 128. The floor is what bare forward passes over the same tokens take at full width.
+256 prompts of 20 to 300 random tokens on a random Llama of 13 M parameters, or on the embedded model. Answers end at
+any of a fixed random set of ids, so many that an answer has about 48 tokens; 128 at most. `generate` gets its prompts
+sorted by length and its best batch width of 32, 64 and 128. The floor is what bare forward passes over the same tokens
+take at full width.
 """
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from measure import compared, median_seconds, report
 from memory import status
-from models import Ids, generated, network_of, small_llama, texts
+from models import Ids, ModelName, generated, named, network_of, opened, options, texts
 
 from cai.models.local.attention import Pass, Slots
 from cai.models.local.decode import MAX_ROWS, DecodeRow, decode
@@ -32,17 +32,15 @@ GREEDY = Sampling(temperature=0, max_new_tokens=LONGEST)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=256)
+    parser = options(__doc__, rows=256)
     parser.add_argument("--peak", action="store_true", help="only generate, and print the peak memory in MB")
-    options = parser.parse_args()
-    if options.peak:
-        decode_all(options.rows)
-        return
-    model = small_llama()
+    asked = parser.parse_args()
+    model = opened(asked.model)
     network = network_of(model)
-    prompts = texts(options.rows, 20, 300, seed=1)
+    prompts = texts(model, asked.rows, 20, 300, seed=1)
+    if asked.peak:
+        decode_all(network, prompts)
+        return
     stops = natural_stops(network, prompts)
 
     def ours(given: Sequence[Ids]) -> list[Ids]:
@@ -53,38 +51,37 @@ def main() -> None:
     tokens = sum(map(len, answers))
     agreeing = sum(a == b for a, b in zip(answers, generated(model, prompts, 64, LONGEST, stops), strict=True))
     print(f"{tokens} tokens in {len(prompts)} answers; {agreeing} of them are the same to the last token", flush=True)
-    twice, floors = [*prompts, *texts(len(prompts), 20, 300, seed=2)], list[float]()
+    twice, floors = [*prompts, *texts(model, len(prompts), 20, 300, seed=2)], list[float]()
     ways: dict[str, Callable[[], object]] = {
         "ours": lambda: ours(prompts),
         "twice": lambda: ours(twice),
         "floor": lambda: floors.append(floor_seconds(network, prompts, tokens)),
     }
     peers = {f"generate at {w}": partial(generated, model, prompts, w, LONGEST, stops) for w in WIDTHS}
-    seconds = median_seconds(ways | peers, options.repeats, list(peers))
+    seconds = median_seconds(ways | peers, asked.repeats, list(peers))
     seconds["floor"] = statistics.median(floors)
     best = min(peers, key=lambda name: seconds[name])
     rate, share = tokens / seconds["ours"], seconds["floor"] / seconds["ours"]
     results = [
         compared(f"tokens/s against {best}", rate, tokens / seconds[best], 2.0, round(share, 3)),
         compared("twice the rows: twice the time over the time", 2 * seconds["ours"], seconds["twice"], 2 / 2.1),
-        compared("twice the rows: peak memory over peak memory", peak(options.rows), peak(2 * options.rows), 0.95),
+        compared("twice the rows: peak memory over peak memory", *peaks(asked.model, asked.rows), 0.95),
     ]
     facts = {"seconds": seconds, "tokens": tokens, "agreeing": agreeing, "rows": len(prompts)}
-    report("generate", results, facts)
+    report(named("generate", asked.model), results, facts)
 
 
-def decode_all(rows: int) -> None:
-    prompts = texts(rows, 20, 300, seed=1)
-    asked = [DecodeRow(prompt, GREEDY, 0) for prompt in prompts]
-    decode(network_of(small_llama()), asked, lambda _, ids: len(ids) >= MEAN)
+def decode_all(network: Network, prompts: Sequence[Ids]) -> None:
+    decode(network, [DecodeRow(prompt, GREEDY, 0) for prompt in prompts], lambda _, ids: len(ids) >= MEAN)
     print(status("VmHWM") / 1e6)
 
 
-def peak(rows: int) -> float:
-    """The peak of a process that generates this many answers, in MB."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--peak", "--rows", str(rows)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.splitlines()[-1])
+def peaks(model: ModelName, rows: int) -> tuple[float, float]:
+    """The peaks of processes that generate this many answers, and twice as many, in MB."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--peak", "--model", model, "--rows"]
+    done = [subprocess.run([*command, str(n)], capture_output=True, text=True, check=True) for n in (rows, 2 * rows)]
+    once, twice = (float(each.stdout.splitlines()[-1]) for each in done)
+    return once, twice
 
 
 def natural_stops(network: Network, prompts: Sequence[Ids]) -> frozenset[int]:

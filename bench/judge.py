@@ -1,20 +1,20 @@
 """Judging pairs: label probabilities from shared forward passes against generating a verdict and parsing it.
 
-    python bench/judge.py [--repeats 5]
+    python bench/judge.py [--repeats 5] [--model embedded]
 
-256 pairs on a random Llama of 13 M parameters, four principles, both orders: 2,048 verdicts. A request has 20 to 300
-random tokens, an answer 20 to 60, a principle 30. The peer generates 16 tokens for each verdict, one prompt at a time
-as the open recipes do, and also in batches of 32 and 64; it is timed on a part of the pairs and scaled. Both are
-repeated behind 1,500 tokens of few-shot comparisons.
+256 pairs on a random Llama of 13 M parameters, or on the embedded model, four principles, both orders: 2,048 verdicts.
+A request has 20 to 300 random tokens, an answer 20 to 60, a principle 30. The peer generates 16 tokens for each
+verdict, one prompt at a time as the open recipes do, and also in batches of 32 and 64; it is timed on a part of the
+pairs and scaled. Both are repeated behind 1,500 tokens of few-shot comparisons.
 """
 
-import argparse
 from collections.abc import Sequence
 from itertools import product
 
 import torch
 from measure import Result, compared, median_seconds, report
-from models import Ids, generated, network_of, small_llama, texts
+from models import Ids, generated, named, network_of, opened, options, texts
+from transformers import LlamaForCausalLM
 
 from cai.models.local.choices import choice_logps
 from cai.models.local.network import Network
@@ -24,16 +24,13 @@ VERDICT_TOKENS = 16
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--pairs", type=int, default=256)
-    options = parser.parse_args()
-    model = small_llama()
+    asked = options(__doc__, rows=256).parse_args()
+    model = opened(asked.model)
     network = network_of(model)
     results: list[Result] = []
-    facts: dict[str, object] = {"pairs": options.pairs}
-    for few_shot, goal, part in (((), 4.0, 16), (texts(1, 1500, 1500, seed=11)[0], 15.0, 2)):
-        verdicts = judgements(few_shot, options.pairs)
+    facts: dict[str, object] = {"pairs": asked.rows}
+    for few_shot, goal, part in (((), 4.0, 16), (texts(model, 1, 1500, 1500, seed=11)[0], 15.0, 2)):
+        verdicts = judgements(model, few_shot, asked.rows)
         sample = verdicts[:: max(1, len(verdicts) // (8 * part))]
         seconds = median_seconds(
             {
@@ -43,7 +40,7 @@ def main() -> None:
                     for w in (1, 32, 64)
                 },
             },
-            options.repeats,
+            asked.repeats,
         )
         rate = len(verdicts) / seconds["ours"]
         after = f"behind {len(few_shot)} tokens: " if few_shot else ""
@@ -54,13 +51,13 @@ def main() -> None:
             results.append(compared(name, rate, peer, goal if width == 1 else 1.0))
         facts[f"seconds_{len(few_shot)}"] = seconds
         facts[f"sample_{len(few_shot)}"] = len(sample)
-    report("judge", results, facts)
+    report(named("judge", asked.model), results, facts)
 
 
-def judgements(few_shot: Ids, pairs: int) -> list[Ids]:
+def judgements(model: LlamaForCausalLM, few_shot: Ids, pairs: int) -> list[Ids]:
     """For each pair every principle in both orders: request, principle, answers, question."""
-    requests, answers = texts(pairs, 20, 300, seed=8), texts(2 * pairs, 20, 60, seed=9)
-    principles, question = texts(4, 30, 30, seed=10), (50, 51, 52, 53)
+    requests, answers = texts(model, pairs, 20, 300, seed=8), texts(model, 2 * pairs, 20, 60, seed=9)
+    principles, question = texts(model, 4, 30, 30, seed=10), (50, 51, 52, 53)
     found = []
     for number, request in enumerate(requests):
         one, other = answers[2 * number], answers[2 * number + 1]

@@ -15,7 +15,8 @@ from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parent / "results"
 GUIDE = Path(__file__).resolve().parent.parent / "docs" / "speed.md"
-BENCHES = ("generate", "critique", "judge", "chat", "dpo", "sft", "reward", "kto", "grpo")
+GENERATING = ("generate", "critique", "judge")
+BENCHES = (*GENERATING, "chat", *(f"{name}-embedded" for name in GENERATING), "dpo", "sft", "reward", "kto", "grpo")
 START, END = "<!-- figures: make bench -->", "<!-- end of figures -->"
 BEHIND = 1.05
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
@@ -102,7 +103,7 @@ def table() -> str:
         for each in json.loads(path.read_text())["results"] if path.exists() else []:
             share = f", {each['floor_share']:.0%} of the floor" if each["floor_share"] else ""
             figures = f"{each['ours']:.2f} | {each['peer']:.2f} | {each['ratio']:.2f}×{share} | {each['goal']:.2f}×"
-            lines.append(f"| {bench} | {each['name']} | {figures} |")
+            lines.append(f"| {bench.replace('-', ', ')} | {each['name']} | {figures} |")
     return "\n".join(lines)
 
 

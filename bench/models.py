@@ -1,13 +1,45 @@
-"""What the speed benches share: a random Llama of 13 M parameters with a vocabulary of 32,000, and the peer's way."""
+"""What the speed benches share: the models they measure on, and the peer's way.
 
+One is a random Llama of 13 M parameters with a vocabulary of 32,000, the other the embedded model, whose texts are here
+as long as the other's, longer than any it was taught: what they say does not matter.
+"""
+
+import argparse
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from cai.models.local.network import Network
+from cai.models.tiny.weights import FOLDER
 
 Ids = tuple[int, ...]
+ModelName = Literal["random", "embedded"]
+
+
+def options(description: str | None, rows: int) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description.splitlines()[0] if description else None)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=rows)
+    parser.add_argument("--model", choices=("random", "embedded"), default="random")
+    return parser
+
+
+def named(bench: str, model: ModelName) -> str:
+    """What the results are kept under."""
+    return bench if model == "random" else f"{bench}-{model}"
+
+
+def opened(name: ModelName) -> LlamaForCausalLM:
+    return small_llama() if name == "random" else embedded()
+
+
+def embedded() -> LlamaForCausalLM:
+    """In fp32, and with no wishes of its own about generating."""
+    model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
+    model.generation_config = GenerationConfig(pad_token_id=0)
+    return model.eval()
 
 
 def small_llama(context: int = 4096) -> LlamaForCausalLM:
@@ -32,11 +64,11 @@ def network_of(model: LlamaForCausalLM) -> Network:
     return Network(model, "the bench's own model")
 
 
-def texts(count: int, shortest: int, longest: int, seed: int) -> list[Ids]:
-    """Random ids of random lengths."""
+def texts(model: LlamaForCausalLM, count: int, shortest: int, longest: int, seed: int) -> list[Ids]:
+    """Random ids of the model's vocabulary, of random lengths."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(shortest, longest + 1, (count,), generator=generator).tolist()
-    return [tuple(torch.randint(10, 32_000, (n,), generator=generator).tolist()) for n in lengths]
+    return [tuple(torch.randint(10, model.config.vocab_size, (n,), generator=generator).tolist()) for n in lengths]
 
 
 def generated(

@@ -1,6 +1,7 @@
 """One answer on a scale from 1 to 10, by what the judge expects to say: Σ i·P(i) (direct RLAIF, arXiv 2309.00267)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cai.constitution.frames import SCORES, score_messages
 from cai.constitution.model import Principle
@@ -15,32 +16,42 @@ from cai.seeds import derive
 WORST = float(SCORES[0])
 
 
-def score(
-    prompts: Sequence[Prompt], answers: Sequence[str], principle: Principle, model: Model, seed: int
-) -> list[float]:
-    """The expected score of each prompt's answer, asked in one call. An answer that says nothing gets the worst, and so
-    does one that speaks to the judge."""
-    scores = [WORST] * len(answers)
-    shown = {
-        row: (prompt, without_reasoning(answer))
-        for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
-        if not is_trivial(without_reasoning(answer))
-        and not guarded_for(prompt.messages, answer, [principle.preference])
-    }
-    requests = [
-        ChoiceRequest(
-            score_messages(prompt.messages, answer, principle.preference, derive("score", seed, prompt.id, answer)),
-            SCORES,
-        )
-        for prompt, answer in shown.values()
-    ]
-    choices = all_told(model, model.choose(requests)) if requests else []
-    for row, choice in zip(shown, choices, strict=True):
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """An answer, and the principle that it is rated by."""
+
+    prompt: Prompt
+    answer: str
+    principle: Principle
+
+    @property
+    def shown(self) -> str:
+        return without_reasoning(self.answer)
+
+
+def score(asked: Sequence[Rated], model: Model, seed: int) -> list[float]:
+    """The expected score of each answer. The judge is asked in one call, and but once of what is the same. An answer
+    that says nothing gets the worst, and so does one that speaks to the judge."""
+    keys = [(each.prompt.id, each.shown, each.principle.preference) for each in asked]
+    first = dict(zip(reversed(keys), reversed(asked), strict=True))
+    requests = {key: _request(each, seed) for key, each in first.items() if _is_weighed(each)}
+    choices = all_told(model, model.choose(list(requests.values()))) if requests else []
+    scores = dict.fromkeys(first, WORST)
+    for key, choice in zip(requests, choices, strict=True):
         probabilities = label_probabilities(choice, len(SCORES))
         if probabilities is None:
             raise CaiError(
                 f"model {model.name!r}: it gave no probability for every score from 1 to 10, got {choice.logprobs}; "
-                f"principle {principle.id!r} needs a model that can weigh given texts"
+                f"principle {first[key].principle.id!r} needs a model that can weigh given texts"
             )
-        scores[row] = sum(float(label) * p for label, p in zip(SCORES, probabilities, strict=True))
-    return scores
+        scores[key] = sum(float(label) * p for label, p in zip(SCORES, probabilities, strict=True))
+    return [scores[key] for key in keys]
+
+
+def _is_weighed(each: Rated) -> bool:
+    return not (is_trivial(each.shown) or guarded_for(each.prompt.messages, each.answer, [each.principle.preference]))
+
+
+def _request(each: Rated, seed: int) -> ChoiceRequest:
+    fence = derive("score", seed, each.prompt.id, each.shown)
+    return ChoiceRequest(score_messages(each.prompt.messages, each.shown, each.principle.preference, fence), SCORES)

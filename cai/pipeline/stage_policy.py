@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cai.constitution.frames import SCORES
 from cai.constitution.model import Principle, drawn_order
-from cai.feedback.score import score
+from cai.feedback.score import Rated, score
 from cai.models.protocol import Model, RowError
 from cai.pipeline.desk import Desk
 from cai.pipeline.events import StageEvents
@@ -80,17 +80,16 @@ def judge_reward(
     low, high = float(SCORES[0]), float(SCORES[-1])
 
     def reward(rollouts: "Sequence[Rollout]") -> list[float]:
-        sums, weights = [0.0] * len(rollouts), [0.0] * len(rollouts)
-        asked: dict[str, tuple[Principle, list[int]]] = {}
+        asked, owners = list[Rated](), list[int]()
         for i, rollout in enumerate(rollouts):
-            for principle in principles(by_id[rollout.prompt.id]):
-                asked.setdefault(principle.id, (principle, []))[1].append(i)
-        for principle, who in asked.values():
-            about = [by_id[rollouts[i].prompt.id] for i in who]
-            scores = score(about, [rollouts[i].text for i in who], principle, judge, seed)
-            for i, value in zip(who, scores, strict=True):
-                sums[i] += principle.weight * value
-                weights[i] += principle.weight
+            prompt = by_id[rollout.prompt.id]
+            own = [Rated(prompt, rollout.text, principle) for principle in principles(prompt)]
+            asked += own
+            owners += [i] * len(own)
+        sums, weights = [0.0] * len(rollouts), [0.0] * len(rollouts)
+        for i, each, value in zip(owners, asked, score(asked, judge, seed), strict=True):
+            sums[i] += each.principle.weight * value
+            weights[i] += each.principle.weight
         means = [total / weight for total, weight in zip(sums, weights, strict=True)]
         return [(2 * mean - low - high) / (high - low) for mean in means]
 

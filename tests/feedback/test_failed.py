@@ -12,7 +12,7 @@ from cai.errors import CaiError
 from cai.feedback.judge import JudgeSettings, judge
 from cai.feedback.pairs import CandidatePair, from_samples
 from cai.feedback.revise import ReviseSettings, revise
-from cai.feedback.score import score
+from cai.feedback.score import Rated, score
 from cai.models.protocol import Choice, ChoiceRequest, Failed, Model, Reply, Request, RowError, Sampling, all_told
 from cai.models.scripted import ScriptedModel
 from cai.records import Prompt, new_prompt
@@ -174,5 +174,5 @@ def test_a_prompt_that_has_no_pair_because_of_a_lost_sample_says_so() -> None:
 def test_a_lost_score_ends_the_work_because_every_one_is_needed() -> None:
     model: Model = Losing(writer(), lambda _: True)
     with pytest.raises(CaiError, match=r"model 'scripted': timeout: .* the same command tries again"):
-        score([PROMPTS[0]], ["Hi."], HARM, model, 17)
+        score([Rated(PROMPTS[0], "Hi.", HARM)], model, 17)
     assert all_told(model, [1, 2]) == [1, 2]

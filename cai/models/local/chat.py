@@ -8,6 +8,7 @@ is no strict prefix is refused. What a message says never becomes a special toke
 import hashlib
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
@@ -21,6 +22,9 @@ from cai.models.protocol import TOO_LONG, RowError
 from cai.records import Message, digest
 
 _PROBE = "qzx"
+_MARKS = tuple(mark_control_tokens("x", re.compile("x")).split("x"))
+"""What stands before and behind a control token that a message says."""
+_KEPT_OPENINGS = 4096
 _OTHER_FORM = "set `template` to one of " + ", ".join(NAMED_FORMS)
 _TEMPLATE_ERRORS = (
     TemplateError,
@@ -58,6 +62,8 @@ class ChatFormat:
         self._special_ids = {i for i, token in added.items() if token.special}
         control = [token.content for token in added.values() if token.special or token.content in source]
         self._tokens = _any_of(control)
+        self._special = _any_of([token.content for token in added.values() if token.special])
+        self._openings = lru_cache(_KEPT_OPENINGS)(self._opening)
         self._markers = _any_of([marker for marker in markers if marker not in control])
         self._folds_system = self._must_fold_system()
         self.end_of_turn = self._end_of_turn()
@@ -105,12 +111,25 @@ class ChatFormat:
         """The prompt's ids, and those of each text that might open the answer, as they are in an answer."""
         text = self._text(messages, (), open_turn=True)
         prompt_ids = self._ids(text)
-        options = []
-        for continuation in continuations:
-            opened = text + self._lead + mark_control_tokens(continuation, self._tokens)
-            options.append(_after(prompt_ids, self._ids(opened)))
-            self._check_length(len(prompt_ids) + len(options[-1]), f"{len(prompt_ids)} tokens and a choice")
+        tail = self._tail(text, prompt_ids)
+        options = [self._openings(tail, continuation) for continuation in continuations]
+        self._check_length(len(prompt_ids) + max(map(len, options)), f"{len(prompt_ids)} tokens and a choice")
         return prompt_ids, options
+
+    def _opening(self, tail: str, continuation: str) -> tuple[int, ...]:
+        """The ids of a text that opens the answer behind a prompt's tail."""
+        opened = tail + self._lead + mark_control_tokens(continuation, self._tokens)
+        return _after(self._ids(tail), self._ids(opened))
+
+    def _tail(self, text: str, ids: tuple[int, ...]) -> str:
+        """What decides how a text behind a prompt is read: from the last special token on, where tokenizers cut first
+        of all. Of most templates it is the same for every prompt, so what follows it need not be read again."""
+        starts = [found.start() for found in self._special.finditer(text)]
+        if not starts or text[: starts[-1]].endswith(_MARKS[0]):
+            return text
+        tail = text[starts[-1] :]
+        tail_ids = self._ids(tail)
+        return tail if ids[-len(tail_ids) :] == tail_ids else text
 
     def encode_text(self, text: str) -> tuple[int, ...]:
         """The ids of a plain text that the model goes on with: what the tokenizer begins every text with, and no
@@ -199,6 +218,8 @@ class ChatFormat:
         return plain
 
     def _ids(self, text: str) -> tuple[int, ...]:
+        if not any(mark in text for mark in _MARKS):
+            return tuple(self._tokenizer.encode(text, add_special_tokens=False))
         try:
             return tuple(encode_marked_chat(self._tokenizer, text))
         except ValueError as error:

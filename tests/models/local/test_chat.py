@@ -106,15 +106,26 @@ def test_every_named_form_ends_its_turns(tokenizer, form):
     assert chat.encode(user("Q"), "A").completion_ids[-1] == chat.end_of_turn == tokenizer.eos_token_id
 
 
-def test_choices_are_encoded_as_they_stand_in_an_answer(tokenizer):
-    for form in (None, "llama-2"):
-        chat = chat_with(tokenizer, form=form)
-        prompt_ids, options = chat.encode_choices(user("Q"), ["A", "the world"])
-        assert prompt_ids == chat.encode_prompt(user("Q"))
-        for option, text in zip(options, ["A", "the world"], strict=True):
-            full = chat.encode(user("Q"), text).completion_ids
+@pytest.mark.parametrize("form", [None, "chatml", "llama-2", "mistral", "alpaca", GEMMA_LIKE])
+@pytest.mark.parametrize("said", ["Q", "the fox ", "a<|im_end|>\n<|im_start|>b<|im_start|>", "1\n"])
+def test_choices_are_encoded_as_they_stand_in_an_answer(tokenizer, form, said):
+    """Whatever stands before them: a first turn or a later one, special tokens that a message says, line ends."""
+    chat = chat_with(tokenizer, GEMMA_LIKE) if form == GEMMA_LIKE else chat_with(tokenizer, form=form)
+    texts = ["A", "the world", "10", "1", "<|im_end|>x"]
+    for messages in (user(said), [*user("hello"), Message("assistant", "hi"), *user(said)]):
+        prompt_ids, options = chat.encode_choices(messages, texts)
+        assert prompt_ids == chat.encode_prompt(messages)
+        for option, text in zip(options, texts, strict=True):
+            full = chat.encode(messages, text).completion_ids
             assert full[: len(option)] == option
             assert tokenizer.decode(option).strip() == text
+
+
+def test_what_opens_an_answer_is_read_once_for_all_prompts(tokenizer):
+    chat = chat_with(tokenizer)
+    told = [chat.encode_choices(user(text), ["A", "B"])[1] for text in ("Q", "hello", "the world")]
+    assert told[0] == told[1] == told[2]
+    assert chat._openings.cache_info().misses == 2
 
 
 def test_a_template_that_refuses_system_messages_gets_them_in_the_first_user_turn(tokenizer):

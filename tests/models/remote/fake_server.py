@@ -121,7 +121,7 @@ def stream_of(served: Served, asked: Asked) -> bytes:
         {"index": 0, "text": piece} if plain else {"index": 0, "delta": {"content": piece}} for piece in pieces
     ]
     chunks.append({"index": 0, "text" if plain else "delta": "" if plain else {}, "finish_reason": "stop"})
-    events = [{**head, "choices": [chunk]} for chunk in chunks]
+    events: list[dict[str, object]] = [{**head, "choices": [chunk]} for chunk in chunks]
     events.append({**head, "choices": [], "usage": whole.get("usage")})
     return b"".join(f"data: {json.dumps(event)}\n\n".encode() for event in events) + b"data: [DONE]\n\n"
 
@@ -248,7 +248,8 @@ async def _respond(served: Served, asked: Asked, writer: asyncio.StreamWriter) -
         return True
     if fault in (*_CHANGED, "ok"):
         reply = reply_of(served, asked)
-        _CHANGED.get(fault, lambda _: None)(reply)
+        if fault in _CHANGED:
+            _CHANGED[fault](reply)
         content = json.dumps(reply).encode()
         writer.write(head_of(200, len(content)) + content)
         if fault in ODD_BUT_GOOD:
