@@ -3,9 +3,9 @@
     python bench/generate.py [--repeats 5] [--model embedded]
 
 256 prompts of 20 to 300 random tokens on a random Llama of 13 M parameters, or on the embedded model. Answers end at
-any of a fixed random set of ids, so many that an answer has about 48 tokens; 128 at most. `generate` gets its prompts
-sorted by length and its best batch width of 32, 64 and 128. The floor is what bare forward passes over the same tokens
-take at full width.
+any of a fixed random set of ids, so many that an answer has about 48 tokens; 128 at most. The peer is the faster of
+`generate`, which gets its prompts sorted by length, and `generate_batch`, each in its best width of 32, 64 and 128. The
+floor is what bare forward passes over the same tokens take at full width.
 """
 
 import statistics
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from measure import compared, median_seconds, report
 from memory import status
-from models import Ids, ModelName, generated, named, network_of, opened, options, texts
+from models import Ids, ModelName, batched, generated, named, network_of, opened, options, texts
 
 from cai.models.local.attention import Pass, Slots
 from cai.models.local.decode import MAX_ROWS, DecodeRow, decode
@@ -57,7 +57,9 @@ def main() -> None:
         "twice": lambda: ours(twice),
         "floor": lambda: floors.append(floor_seconds(network, prompts, tokens)),
     }
+    other = opened(asked.model)
     peers = {f"generate at {w}": partial(generated, model, prompts, w, LONGEST, stops) for w in WIDTHS}
+    peers |= {f"generate_batch at {w}": partial(batched, other, prompts, w, LONGEST, stops) for w in WIDTHS}
     seconds = median_seconds(ways | peers, asked.repeats, list(peers))
     seconds["floor"] = statistics.median(floors)
     best = min(peers, key=lambda name: seconds[name])

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from cai.models.local.network import Network
 from cai.models.tiny.weights import FOLDER
 
 Ids = tuple[int, ...]
+PAGE = 128
+"""Positions in a page of `generate_batch`'s cache."""
 ModelName = Literal["random", "embedded"]
 
 
@@ -95,3 +97,19 @@ def generated(
             end = next((k for k, token in enumerate(answer, 1) if token in stops), len(answer))
             found[i] = tuple(answer[:end])
     return [found[i] for i in range(len(prompts))]
+
+
+def batched(
+    model: LlamaForCausalLM, prompts: Sequence[Ids], width: int, new_tokens: int, stops: frozenset[int] = frozenset()
+) -> list[Ids]:
+    """transformers' `generate_batch`: new prompts come in as others finish, over a cache in pages."""
+    longest = max(map(len, prompts)) + new_tokens
+    config = GenerationConfig(
+        do_sample=False, max_new_tokens=new_tokens, eos_token_id=sorted(stops) or None, pad_token_id=0
+    )
+    batching = ContinuousBatchingConfig(
+        page_size=PAGE, num_blocks=width * -(-longest // PAGE) + 1, max_requests_per_batch=width, max_batch_tokens=1024
+    )
+    told = model.generate_batch([list(prompt) for prompt in prompts], config, batching)
+    assert len(told) == len(prompts), "generate_batch lost some of its prompts"
+    return [tuple(each.generated_tokens) for each in told.values()]

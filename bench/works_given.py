@@ -123,7 +123,8 @@ def others_judged(work: Path, principle: str) -> Pipeline:
 
 def shuffled(preferences: Sequence[Preference], seed: int) -> list[Preference]:
     """Half of the pairs of each kind turned round, so that labels say exactly nothing."""
-    order = sorted(preferences, key=lambda p: (p.origin, uniform(derive("shuffled", seed, p.id), 0)))
+    kinds = {p.id: p.origin.partition(":")[0] for p in preferences}
+    order = sorted(preferences, key=lambda p: (kinds[p.id], uniform(derive("shuffled", seed, p.id), 0)))
     turned = {p.id for p in order[::2]}
     return [flip(p) if p.id in turned else p for p in preferences]
 
