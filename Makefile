@@ -11,7 +11,7 @@ help:
 	@echo "make test    run the whole test suite"
 	@echo "make check   lint, format, types and import contracts"
 	@echo "make tiny    train the embedded model again (about 25 minutes)"
-	@echo "make bench   measure speed against peers; results go to bench/results (about half an hour, alone on the machine)"
+	@echo "make bench   measure speed against peers; results go to bench/results (over an hour, alone on the machine)"
 	@echo "make bench-gpu     an 8B model on a CUDA machine: memory, answers, judging, training (about an hour)"
 	@echo "make bench-train   the same for training, against TRL, which gets an environment of its own (about three quarters of an hour)"
 

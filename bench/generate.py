@@ -5,7 +5,8 @@
 256 prompts of 20 to 300 random tokens on a random Llama of 13 M parameters, or on the embedded model. Answers end at
 any of a fixed random set of ids, so many that an answer has about 48 tokens; 128 at most. The peer is the faster of
 `generate`, which gets its prompts sorted by length, and `generate_batch`, each in its best width of 32, 64 and 128. The
-floor is what bare forward passes over the same tokens take at full width.
+floor is what bare forward passes over the same tokens take at full width. Twice the rows are as many prompts again
+beside the first, with stops of their own, so that their answers are as long.
 """
 
 import statistics
@@ -41,20 +42,22 @@ def main() -> None:
     if asked.peak:
         decode_all(network, prompts)
         return
-    stops = natural_stops(network, prompts)
+    others = texts(model, asked.rows, 20, 300, seed=2)
+    stops, other_stops = natural_stops(network, prompts), natural_stops(network, others)
 
     def ours(given: Sequence[Ids]) -> list[Ids]:
         rows = [DecodeRow(prompt, GREEDY, 0) for prompt in given]
-        return [decoded.ids for decoded in decode(network, rows, lambda _, ids: ids[-1] in stops)]
+        ending = [stops] * len(prompts) + [other_stops] * len(others)
+        return [decoded.ids for decoded in decode(network, rows, lambda row, ids: ids[-1] in ending[row])]
 
     answers = ours(prompts)
     tokens = sum(map(len, answers))
     agreeing = sum(a == b for a, b in zip(answers, generated(model, prompts, 64, LONGEST, stops), strict=True))
     print(f"{tokens} tokens in {len(prompts)} answers; {agreeing} of them are the same to the last token", flush=True)
-    twice, floors = [*prompts, *texts(model, len(prompts), 20, 300, seed=2)], list[float]()
+    floors = list[float]()
     ways: dict[str, Callable[[], object]] = {
         "ours": lambda: ours(prompts),
-        "twice": lambda: ours(twice),
+        "twice": lambda: ours([*prompts, *others]),
         "floor": lambda: floors.append(floor_seconds(network, prompts, tokens)),
     }
     other = opened(asked.model)
