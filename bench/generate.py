@@ -27,7 +27,7 @@ from cai.models.local.decode import MAX_ROWS, DecodeRow, decode
 from cai.models.local.network import Network
 from cai.models.protocol import Sampling
 
-LONGEST, MEAN = 128, 48
+LONGEST, MEAN, SHORTEST = 128, 48, 0.98
 WIDTHS = (32, 64, 128)
 GREEDY = Sampling(temperature=0, max_new_tokens=LONGEST)
 
@@ -90,7 +90,7 @@ def peaks(model: ModelName, rows: int) -> tuple[float, float]:
 
 
 def natural_stops(network: Network, prompts: Sequence[Ids]) -> frozenset[int]:
-    """As many random ids as make the mean answer 48 tokens long."""
+    """As many random ids as make the mean answer 48 tokens long; none that alone would make it much shorter."""
     free = [d.ids for d in decode(network, [DecodeRow(p, GREEDY, 0) for p in prompts], lambda *_: False)]
     said = sorted({token for answer in free for token in answer})
     order = torch.randperm(len(said), generator=torch.Generator().manual_seed(3)).tolist()
@@ -99,8 +99,10 @@ def natural_stops(network: Network, prompts: Sequence[Ids]) -> frozenset[int]:
     for number in order:
         if sum(lengths) <= MEAN * len(free):
             break
-        stops.add(said[number])
-        lengths = [min(n, uses.get(said[number], n)) for n, uses in zip(lengths, first_use, strict=True)]
+        shorter = [min(n, uses.get(said[number], n)) for n, uses in zip(lengths, first_use, strict=True)]
+        if sum(shorter) >= SHORTEST * MEAN * len(free):
+            stops.add(said[number])
+            lengths = shorter
     return frozenset(stops)
 
 
