@@ -18,8 +18,8 @@ from cai.strict_yaml import read_yaml
 
 if TYPE_CHECKING:
     from cai.models.local.workbench import Workbench
+    from cai.pipeline.stage_policy import Answered, Scoring
     from cai.train.reference import PairRow
-    from cai.train.rollout import RewardFn, Rollout
 
 TUNED_ON = 176
 """Answers that the start of policies was fine-tuned on."""
@@ -40,6 +40,8 @@ class Scene:
     """Where the reward model of these labels and this seed is, or is to be."""
     start: Path | None = None
     """The adapter that policies begin with."""
+    revisions: Sequence[Revision] = ()
+    """Those that a judge's scores are tried on."""
     shuffled: bool = False
     """Whether labels are; rewards that come from no labels are then dealt out anew among each prompt's answers, as the
     labels of a pair are among its two."""
@@ -63,6 +65,12 @@ def never() -> bool:
     return False
 
 
+def revised(work: Path) -> list[Revision]:
+    """What `made_pairs` had revised."""
+    paths = (work / "pairs" / "stages").glob("*-revise-*/records.jsonl")
+    return [from_line(Revision, line) for path in paths for line in path.read_text("utf-8").splitlines()]
+
+
 def short_tuning(work: Path, workbench: "Workbench") -> Path:
     """An adapter from a few revisions and helpful answers, which now and then refuses what it should."""
     from cai.pipeline.sft_rows import select_examples
@@ -70,9 +78,7 @@ def short_tuning(work: Path, workbench: "Workbench") -> Path:
     from cai.train.config import SftConfig
     from cai.train.sft import SftRow, train_sft
 
-    paths = (work / "pairs" / "stages").glob("*-revise-*/records.jsonl")
-    revisions = [from_line(Revision, line) for path in paths for line in path.read_text("utf-8").splitlines()]
-    chosen = select_examples(revisions, SftStageConfig(helpful=1), 17).examples[:TUNED_ON]
+    chosen = select_examples(revised(work), SftStageConfig(helpful=1), 17).examples[:TUNED_ON]
     rows = [SftRow(each.id, workbench.encode(each.prompt.messages, each.completion)) for each in chosen]
     trainee = workbench.trainee(None, 17)
     for _ in train_sft(SftConfig(learning_rate=1e-3, batch_size=16), rows, trainee, work / "start", never):
@@ -129,18 +135,18 @@ def shuffled(preferences: Sequence[Preference], seed: int) -> list[Preference]:
     return [flip(p) if p.id in turned else p for p in preferences]
 
 
-def dealt_anew(reward: "RewardFn", seed: int) -> "RewardFn":
-    """The same rewards, each given to some answer to the same prompt."""
+def dealt_anew(scoring: "Scoring", seed: int) -> "Scoring":
+    """The same scores, each given to some answer to the same prompt."""
 
-    def dealt(rollouts: "Sequence[Rollout]") -> list[float]:
-        rewards = list(reward(rollouts))
+    def dealt(answers: "Sequence[Answered]") -> list[float]:
+        scores = scoring(answers)
         places: dict[str, list[int]] = {}
-        for i, rollout in enumerate(rollouts):
-            places.setdefault(rollout.prompt.id, []).append(i)
+        for i, (prompt, _) in enumerate(answers):
+            places.setdefault(prompt.id, []).append(i)
         given = dict[int, float]()
         for own in places.values():
-            draws = random.Random(derive(seed, *(rollouts[i].text for i in own)))
-            given |= dict(zip(own, draws.sample([rewards[i] for i in own], len(own)), strict=True))
-        return [given[i] for i in range(len(rollouts))]
+            draws = random.Random(derive(seed, *(answers[i][1] for i in own)))
+            given |= dict(zip(own, draws.sample([scores[i] for i in own], len(own)), strict=True))
+        return [given[i] for i in range(len(answers))]
 
     return dealt

@@ -141,7 +141,9 @@ def _policy(config: PolicyStageConfig, before: Sequence[Stage], remotes: Collect
     start, other = _training_stage(config.source, before), _other_run(config.source)
     if config.reward == JUDGE:
         roles = _remote_roles({"judge": config.judge}, remotes)
-        return Sources("train", start=start, start_run=other, constitution="judge", remotes=roles)
+        revised = any(isinstance(stage.config, ReviseConfig) for stage in before)
+        proof = _revisions(before) if revised and config.unproven_reward == "refuse" else ()
+        return Sources("train", revisions=proof, start=start, start_run=other, constitution="judge", remotes=roles)
     rewards = [stage for stage in before if isinstance(stage.config, RewardStageConfig)]
     for stage in reversed(rewards):
         if config.reward in (stage.kind, stage.name):

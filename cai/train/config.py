@@ -63,7 +63,7 @@ class TrainConfig(BaseModel):
     """Stop after this many probes in a row without a better `best`; 0 goes on to the end."""
     on_alarm: OnAlarm = "warn"
     """What happens when a training goes wrong: say so, pause with a checkpoint, stop there, or stop with the best
-    checkpoint before."""
+    model before, which is what it began with where the labels were wrong all along."""
 
     @model_validator(mode="after")
     def _what_is_best_can_be_known(self) -> Self:
@@ -234,7 +234,7 @@ class PolicyConfig(TrainConfig):
     """The same upwards, where it should differ; DAPO's paper has 0.28."""
     unproven_reward: Literal["refuse", "allow"] = "refuse"
     """What is done with a reward model that agrees with its own held-out pairs no more often than a coin would, where
-    20 or more were held out."""
+    20 or more were held out, and with a judge who scores 20 or more revisions no higher than what they revise."""
     unfinished: Literal["keep", "replace", "reduce"] = "replace"
     """What becomes of the reward of an answer that did not end within the limit: it stays, is replaced by
     `unfinished_reward`, or that is added to it. The published details have each."""

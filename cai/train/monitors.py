@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cai.train import alarm_answers, alarm_losses, alarm_policy
-from cai.train.alarm_curves import Curves
+from cai.train.alarm_curves import RECENT, Curves
 
 QUIET = 20
 """Updates without a finding after which a kind counts as new: a value hovering about a threshold is one alarm."""
@@ -22,6 +22,8 @@ class Alarm:
     evidence: str
     """The values that were seen, and over which updates."""
     advice: str
+    sound: int
+    """The last update that is not under suspicion; 0 where the training was wrong from its first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Monitor:
     look: Callable[[Curves], str | None]
     """The evidence, or nothing."""
     advice: str
+    always: bool = False
+    """Whether what it tells of was so before the first update: then nothing that was learnt is worth keeping."""
 
 
 MONITORS: dict[str, Monitor] = {
@@ -60,11 +64,13 @@ MONITORS: dict[str, Monitor] = {
         "The labels look like coin tosses. Check that the label column is the right one and not shuffled, that pairs "
         "do not stand in both directions, and how often the judge is right (`cai judge card`). If the labels are "
         "sound, learning_rate is far too low for them.",
+        always=True,
     ),
     "labels-turned-round": Monitor(
         alarm_answers.labels_turned_round,
         "What is trained on as chosen is what is known to be worse: chosen and rejected have been exchanged. Turn the "
         "label column round and start again.",
+        always=True,
     ),
     "nothing-moves": Monitor(
         alarm_losses.nothing_moves,
@@ -149,5 +155,11 @@ class Watch:
 
 
 def _alarms(curves: Curves, settings: MonitorSettings) -> list[Alarm]:
-    found = {kind: monitor.look(curves) for kind, monitor in MONITORS.items() if kind not in settings.ignore}
-    return [Alarm(kind, curves.step, said, MONITORS[kind].advice) for kind, said in found.items() if said]
+    """What a monitor sees lies in the newest updates, so those before them are the last sound ones."""
+    found = []
+    for kind, monitor in MONITORS.items():
+        said = None if kind in settings.ignore else monitor.look(curves)
+        if said:
+            sound = 0 if monitor.always else max(0, curves.step - RECENT)
+            found.append(Alarm(kind, curves.step, said, monitor.advice, sound))
+    return found

@@ -103,14 +103,15 @@ def optimise(config: TrainConfig, job: Job, accumulate: Callable[[int], Gradient
     curve = Curve(job.folder / "metrics.jsonl", found.checkpoint.curve if found.checkpoint else None)
     progress, watch = Progress(config, curve.history), Watch()
     endings = [_ends(config, watch.see(metrics)) for metrics in curve.history]
-    ending = endings[-1] if endings else ""
+    ending = endings[-1] if endings else None
+    begun = job.learner.state() if config.on_alarm == "rollback" else {}
     done = saved = found.checkpoint.number if found.checkpoint else 0
     try:
         if found.checkpoint:
             restore(job, optimizer, found.checkpoint)
         for notice in found.notices:
             yield Step(done, job.total, {}, notice)
-        while done < job.total and not ending and not progress.over:
+        while done < job.total and ending is None and not progress.over:
             alarms: list[Alarm] = []
             metrics: dict[str, float] = {}
             stopped = job.stop()
@@ -123,7 +124,7 @@ def optimise(config: TrainConfig, job: Job, accumulate: Callable[[int], Gradient
                 alarms = watch.see(curve.history[-1])
                 ending = _ends(config, alarms)
             pauses = bool(alarms) and config.on_alarm == "pause"
-            over = any((stopped, pauses, ending, progress.over, done == job.total))
+            over = any((stopped, pauses, ending is not None, progress.over, done == job.total))
             if (over or done % config.checkpoint_every == 0) and saved < done:
                 save_checkpoint(job.checkpoints, job.digest, _checkpoint(job, optimizer, done, curve))
                 prune_checkpoints(job.checkpoints, config.keep_checkpoints, config.checkpoint_every)
@@ -137,7 +138,7 @@ def optimise(config: TrainConfig, job: Job, accumulate: Callable[[int], Gradient
             if pauses:
                 told = f"paused after update {done} of {job.total}: {alarms[0].evidence} {alarms[0].advice}"
                 raise Interrupted(f"{job.folder}: {told} The same command goes on.")
-        for notice in _settled(config, job, progress, done, ending):
+        for notice in _settled(config, job, progress, Ended(done, ending, begun)):
             yield Step(done, job.total, {}, notice)
         _save_adapter(job.learner, job.folder)
     finally:
@@ -145,29 +146,41 @@ def optimise(config: TrainConfig, job: Job, accumulate: Callable[[int], Gradient
         curve.close()
 
 
-def _ends(config: TrainConfig, alarms: Sequence[Alarm]) -> str:
-    """Why a training is over because of these alarms, if it is."""
-    return alarms[0].kind if alarms and config.on_alarm in ("stop", "rollback") else ""
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How far a training came, because of which alarm it ended if it was one, and the weights it began with if it may
+    have to go back to them."""
+
+    number: int
+    alarm: Alarm | None
+    begun: Mapping[str, Tensor]
 
 
-def _settled(config: TrainConfig, job: Job, progress: Progress, done: int, ending: str) -> Iterator[str]:
+def _ends(config: TrainConfig, alarms: Sequence[Alarm]) -> Alarm | None:
+    """The alarm because of which a training is over, if it is."""
+    return alarms[0] if alarms and config.on_alarm in ("stop", "rollback") else None
+
+
+def _settled(config: TrainConfig, job: Job, progress: Progress, ended: Ended) -> Iterator[str]:
     """Take the weights that the training is to end with, and say so where they are not the last ones."""
+    best, done, alarm = progress.best, ended.number, ended.alarm
     if progress.over and done < job.total:
-        assert progress.best is not None
-        yield f"stopped after update {done} of {job.total}: {config.best} was best at update {progress.best.number}"
-    if ending:
-        yield f"stopped after update {done} of {job.total} because of the alarm {ending!r}"
-    best = progress.best
-    if best is not None and best.number < done:
+        assert best is not None
+        yield f"stopped after update {done} of {job.total}: {config.best} was best at update {best.number}"
+    if alarm:
+        yield f"stopped after update {done} of {job.total} because of the alarm {alarm.kind!r}"
+    back = alarm is not None and config.on_alarm == "rollback"
+    if alarm and back and (best is None or not alarm.sound):
+        before = newest_checkpoint(job.checkpoints, job.digest, before=alarm.sound + 1).checkpoint
+        job.learner.load_state(before.adapter if before else ended.begun)
+        yield (
+            f"the result is update {before.number}, the last checkpoint before what the alarm tells of"
+            if before
+            else "the result is what the training began with: no checkpoint is from before what the alarm tells of"
+        )
+    elif best is not None and best.number < done:
         job.learner.load_state(load(_best_file(job, best.number).read_bytes()))
         yield f"the result is update {best.number}, where {config.best} was best: {best.value:.4g}"
-    elif best is None and ending and config.on_alarm == "rollback":
-        before = newest_checkpoint(job.checkpoints, job.digest, before=done).checkpoint
-        if before is None:
-            yield "there is no checkpoint before the alarm to go back to; lower checkpoint_every to have one"
-            return
-        job.learner.load_state(before.adapter)
-        yield f"the result is update {before.number}, the last checkpoint before the alarm"
 
 
 def _best_file(job: Job, number: int) -> Path:

@@ -1,19 +1,20 @@
-"""What is known of a reward model beside its weights, and whether it knows anything. No torch here.
+"""What is known of a reward beside what it says, and whether it knows anything. No torch here.
 
 A policy follows a reward wherever it leads, noise too: scores that agree with held-out pairs no better than a coin does
 still have some direction, and whoever learns from them changes without having been told anything.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cai.errors import InputError
-from cai.statistics import share_interval
+from cai.statistics import Interval, share_interval, t_interval
 
 FACTS = "reward.json"
 TELLING = 20
-"""Fewer held-out pairs than this say nothing for or against a reward model."""
+"""Fewer pairs than this say nothing for or against a reward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +54,22 @@ def require_better_than_chance(place: str, folder: Path) -> None:
             "unproven_reward: allow to learn from it all the same"
         )
         raise InputError(place, problem, f"{facts.accuracy:.3f}", remedy)
+
+
+def require_gain(place: str, gains: Sequence[float]) -> Interval | None:
+    """How much higher a reward is for the better of two answers, on average, in pairs of which that is known; refuse it
+    where nothing is left of that at the lower end of the 95 % interval. Too few pairs say nothing."""
+    if len(gains) < TELLING:
+        return None
+    mean, gain = sum(gains) / len(gains), t_interval(gains)
+    if gain.low <= 0:
+        problem = (
+            f"it scores {len(gains)} revisions no higher than the answers that they revise: what it says is noise to "
+            "whoever learns from it, or the revisions are no better"
+        )
+        remedy = (
+            "look at the revisions (`cai inspect`), measure the judge (`cai judge card`), mend the constitution, or "
+            "set unproven_reward: allow to learn from it all the same"
+        )
+        raise InputError(place, problem, f"{mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})", remedy)
+    return gain

@@ -11,11 +11,14 @@ import pytest
 from cai.errors import InputError, Interrupted
 from cai.manifest import read_manifest
 from cai.models.protocol import Choice, ChoiceRequest
+from cai.pipeline import stage_policy
+from cai.pipeline.reading import read_records
 from cai.pipeline.runner import run_pipeline
 from cai.pipeline.spec import Pipeline, load_pipeline
-from cai.pipeline.stage_policy import judge_reward, policy_stage
+from cai.pipeline.stage_policy import judge_scoring, policy_stage, rewarding
 from cai.pipeline.training_configs import PpoStageConfig
-from cai.records import new_prompt
+from cai.records import Revision, new_prompt
+from cai.train import reward_facts
 from cai.train.reward_facts import FACTS
 from cai.train.rollout import PromptRow, Rollout
 
@@ -161,8 +164,33 @@ def test_the_judge_s_scores_become_rewards_between_minus_one_and_one() -> None:
     prompts = [new_prompt("How do I water a fern?"), new_prompt("How do I feed a cat?")]
     rows = [PromptRow(prompt.id, prompt.messages, (1,)) for prompt in prompts]
     rollouts = [Rollout(rows[0], 0, "a short answer", None, "stop"), Rollout(rows[1], 0, "a lengthy one", None, "stop")]
-    reward = judge_reward(prompts, lambda _: constitution.for_use("judge"), Opinion(), 3)
+    reward = rewarding(prompts, judge_scoring(lambda _: constitution.for_use("judge"), Opinion(), 3))
     assert reward(rollouts) == pytest.approx([1.0, -1.0])
+
+
+def test_a_judge_who_scores_revisions_no_higher_is_refused_before_the_first_update(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A judge with its scores turned round, on the revisions that another run made; its base and prompts are real."""
+    shutil.copytree(run, tmp_path / "run")
+    pipeline = written(tmp_path, LEARNING)
+    graded = stages_of(tmp_path / "run")["07-grpo"]
+    revised = read_records(Revision, [stages_of(run)["01-revise"]])
+    shutil.rmtree(graded)
+    real = stage_policy.judge_scoring
+
+    def turned(*given: Any) -> stage_policy.Scoring:
+        scoring = real(*given)
+        return lambda answers: [-value for value in scoring(answers)]
+
+    monkeypatch.setattr(stage_policy, "judge_scoring", turned)
+    monkeypatch.setattr(reward_facts, "TELLING", 4)
+    assert sum(each.final != each.initial for each in revised) >= 4
+    with pytest.raises(InputError, match=r"07-grpo: the judge's score: it scores \d+ revisions no higher.*unproven"):
+        list(run_pipeline(pipeline, tmp_path / "run"))
+    monkeypatch.setattr(stage_policy, "judge_scoring", real)
+    notices = [event.data["text"] for event in run_pipeline(pipeline, tmp_path / "run") if event.kind == "notice"]
+    assert any("the judge scores a revision +" in notice for notice in notices)
 
 
 def _weights(stage: Path) -> str:

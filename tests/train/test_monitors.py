@@ -242,7 +242,7 @@ def test_evidence_says_the_values_and_the_updates() -> None:
     window = rows(20, FINE | {"loss": then(1, 2, 13)})
     [alarm] = watch(window)
     assert alarm == Alarm(
-        "loss-explosion", 20, "loss 1 over updates 1–3, 2 over updates 13–20", MONITORS["loss-explosion"].advice
+        "loss-explosion", 20, "loss 1 over updates 1–3, 2 over updates 13–20", MONITORS["loss-explosion"].advice, 12
     )
     assert [alarm.step for alarm in seen(window)] == [19]
 
