@@ -295,7 +295,8 @@ see to it: a reward model at chance is refused, a judge who scores revisions no 
 and trainings run with `on_alarm: rollback`, as in the pipelines that are shipped, so that one whose labels teach
 nothing goes back to where it began. What happens without them stands in [the log](log.md).
 Policies and reward models miss the 40 s in this table: it was made on a day when the machine took 1.3 to 1.7 times as
-long for the same trainings as before, and about three times for the first of them, the reward models. Made by `python -m bench.works`; what is not in the table has not been measured.
+long for the same trainings as before, and about three times for the first of them, the reward models.
+Made by `python -m bench.works`; what is not in the table has not been measured.
 """
 
 if __name__ == "__main__":
