@@ -12,12 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 NAME, KEYWORD = "cai_packed", "cai_packing"
+_Places = npt.NDArray[np.int64]
+_Flags = npt.NDArray[np.bool_]
 MAX_WASTE = {"cpu": 1 << 12, "cuda": 1 << 14}
 """Score cells that an entry may waste by joining a longer one; a kernel call of its own costs about as much."""
 MAX_GROUP = 1 << 22
@@ -55,19 +59,21 @@ class Packing:
         self, entries: Sequence[Entry], size: int, device: torch.device, asked: Sequence[int] | None = None
     ) -> None:
         self._groups = [_Group(group, device) for group in _grouped(entries, MAX_WASTE[device.type])]
-        own = range(size) if asked is None else asked
-        number = {position: k for k, position in enumerate(own)}
-        queries = [number[position] for group in self._groups for position in group.padded_queries]
-        keys = [position for group in self._groups for position in group.padded_keys]
-        real = [read for group in self._groups for read in group.real(group.most)]
+        own = np.arange(size) if asked is None else np.asarray(asked)
+        number = np.full(size, -1)
+        number[own] = np.arange(len(own))
+        padded = [(group.queries(), group.keys()) for group in self._groups]
+        (asking, real), (keys, read) = (_joined([each[k] for each in padded]) for k in range(2))
+        queries = number[asking]
         self._queries = _Gather.of(queries, real, len(own), device)
-        self._keys = _Gather.of(keys, [read for group in self._groups for read in group.real(None)], size, device)
-        self._counts = [(len(group.padded_queries), len(group.padded_keys)) for group in self._groups]
-        self._unread = torch.tensor([k for k, read in enumerate(real) if not read], dtype=torch.long, device=device)
+        self._keys = _Gather.of(keys, read, size, device)
+        self._counts = [(len(asking), len(keys)) for (asking, _), (keys, _) in padded]
+        self._unread = torch.from_numpy(np.flatnonzero(~real)).to(device)
         """Queries that only pad a group: nobody reads what comes of them."""
-        place = {position: k for k, position in enumerate(queries) if real[k]}
-        assert len(place) == len(own) == sum(real), "each position is one entry's query"
-        self._place_S = torch.tensor([place[k] for k in range(len(own))], device=device)
+        assert (np.bincount(queries[real], minlength=len(own)) == 1).all(), "each position is one entry's query"
+        place = np.empty(len(own), dtype=np.int64)
+        place[queries[real]] = np.flatnonzero(real)
+        self._place_S = torch.from_numpy(place).to(device)
 
     def attend(
         self, query_SHD: torch.Tensor, key_SGD: torch.Tensor, value_SGD: torch.Tensor, how: "How"
@@ -97,20 +103,16 @@ class _Gather:
     """Consecutive positions that were copied once more: from, to, and where to."""
 
     @classmethod
-    def of(cls, positions: Sequence[int], real: Sequence[bool], size: int, device: torch.device) -> "_Gather":
-        first: dict[int, int] = {}
-        runs: list[tuple[int, int, int]] = []
-        for place, (position, read) in enumerate(zip(positions, real, strict=True)):
-            if not read:
-                continue
-            if position not in first:
-                first[position] = place
-            elif runs and runs[-1][1] == position and runs[-1][2] + position - runs[-1][0] == place:
-                runs[-1] = (runs[-1][0], position + 1, runs[-1][2])
-            else:
-                runs.append((position, position + 1, place))
-        index, places = (torch.tensor(each, device=device) for each in (positions, [first[k] for k in range(size)]))
-        return cls(index, places, tuple(runs))
+    def of(cls, positions: _Places, real: _Flags, size: int, device: torch.device) -> "_Gather":
+        places = np.flatnonzero(real)
+        found, first = np.unique(positions[places], return_index=True)
+        assert len(found) == size, "each position is copied once at least"
+        again = np.delete(places, first)
+        ends = np.flatnonzero((np.diff(again) != 1) | (np.diff(positions[again]) != 1)) + 1
+        runs = [(int(positions[run[0]]), int(positions[run[-1]]) + 1, int(run[0]))
+                for run in np.split(again, ends) if len(run)]  # fmt: skip
+        index, firsts = (torch.from_numpy(each).to(device) for each in (positions, places[first]))
+        return cls(index, firsts, tuple(runs))
 
     def __call__(self, tensor_SHD: torch.Tensor) -> torch.Tensor:
         gathered: torch.Tensor = _Gathered.apply(tensor_SHD, self)  # type: ignore[no-untyped-call]
@@ -172,21 +174,13 @@ class _Group:
         self.most = max(entry.queries for entry in self.entries)
         self.causal = all(entry.causal for entry in self.entries)
 
-    @property
-    def padded_queries(self) -> list[int]:
-        rows = [[*e.keys[len(e.keys) - e.queries :], *[e.keys[-1]] * (self.most - e.queries)] for e in self.entries]
-        return [position for row in rows for position in row]
+    def queries(self) -> tuple[_Places, _Flags]:
+        """The positions of all entries' queries, each filled up with its last one to the length of the longest, and
+        which of them are an entry's own."""
+        return _filled_up([entry.keys[len(entry.keys) - entry.queries :] for entry in self.entries], self.most)
 
-    def real(self, queries: int | None) -> list[bool]:
-        """Which of the padded queries, or else keys, are an entry's own."""
-        if queries is not None:
-            return [k < entry.queries for entry in self.entries for k in range(queries)]
-        return [k < len(entry.keys) for entry in self.entries for k in range(self.length)]
-
-    @property
-    def padded_keys(self) -> list[int]:
-        rows = [[*e.keys, *[e.keys[-1]] * (self.length - len(e.keys))] for e in self.entries]
-        return [position for row in rows for position in row]
+    def keys(self) -> tuple[_Places, _Flags]:
+        return _filled_up([entry.keys for entry in self.entries], self.length)
 
     def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, how: How) -> torch.Tensor:
         query, key, value = (
@@ -225,19 +219,34 @@ class _Group:
         return seen_nQC[:, None]
 
 
+def _filled_up(rows: Sequence[Sequence[int]], width: int) -> tuple[_Places, _Flags]:
+    places_nW = np.empty((len(rows), width), dtype=np.int64)
+    for k, row in enumerate(rows):
+        places_nW[k, : len(row)] = row
+        places_nW[k, len(row) :] = row[-1]
+    real_nW = np.arange(width) < np.array([len(row) for row in rows])[:, None]
+    return places_nW.ravel(), real_nW.ravel()
+
+
+def _joined(padded: Sequence[tuple[_Places, _Flags]]) -> tuple[_Places, _Flags]:
+    return np.concatenate([places for places, _ in padded]), np.concatenate([real for _, real in padded])
+
+
 def _grouped(entries: Sequence[Entry], waste: int) -> list[list[Entry]]:
     """Entries together that waste little of each other's room: squares with squares, branches with branches."""
     groups: list[list[Entry]] = []
+    most = own = 0
     for entry in sorted(entries, key=lambda e: (e.causal, -len(e.keys), -e.queries, e.keys)):
         group = groups[-1] if groups else []
         if group and group[0].causal == entry.causal:
-            most = max(group[0].queries if entry.causal else max(e.queries for e in group), entry.queries)
-            area, own = len(group[0].keys) * most, sum(e.cells for e in group) + entry.cells
-            count = len(group) + 1
-            if count * area - own <= count * waste and count * area <= MAX_GROUP:
+            wider, cells = max(most, entry.queries), own + entry.cells
+            area, count = len(group[0].keys) * wider, len(group) + 1
+            if count * area - cells <= count * waste and count * area <= MAX_GROUP:
                 group.append(entry)
+                most, own = wider, cells
                 continue
         groups.append([entry])
+        most, own = entry.queries, entry.cells
     return groups
 
 
