@@ -2,21 +2,23 @@
 
 from importlib.metadata import version
 
+from cai.cli.main import COMMANDS as OURS
+from cai.cli.main import load
 from tests.cli.conftest import Cai
 from tests.cli.reference import COMMANDS, PAGE, reference
 
 
 def test_the_reference_page_is_what_the_commands_say() -> None:
     assert PAGE.read_text(encoding="utf-8") == reference(), "`python -m tests.cli.reference` writes it anew"
-    from typer.main import get_command
+    below = {f"{noun} {name}" for noun in OURS for name in getattr(load(noun), "commands", ())}
+    assert {"", *OURS, *below} == set(COMMANDS)
 
-    from cai.cli.main import app
 
-    def names(command: object, above: str = "") -> set[str]:
-        found = getattr(command, "commands", {})
-        return {above}.union(*(names(sub, f"{above} {name}".strip()) for name, sub in found.items()))
-
-    assert names(get_command(app)) == set(COMMANDS)
+def test_the_list_of_commands_says_of_each_what_it_says_itself() -> None:
+    for name, (_, says) in OURS.items():
+        own = load(name).help
+        assert own is not None
+        assert " ".join(own.split("\n\n")[0].split()) == says
 
 
 def test_the_version_is_told(cai: Cai) -> None:
