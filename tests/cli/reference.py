@@ -1,9 +1,10 @@
 """docs/cli.md, from what the commands say of themselves. `python -m tests.cli.reference` writes it anew."""
 
+import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
@@ -49,27 +50,40 @@ for programs, one value a line.
 """
 
 
+TELL = """
+import contextlib, io, json, sys
+from cai.cli.main import run
+
+told = []
+for command in json.load(sys.stdin):
+    sys.argv = ["cai", *command.split(), "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        run()
+    told.append(out.getvalue())
+json.dump(told, sys.stdout)
+"""
+
+
 def reference() -> str:
-    with ThreadPoolExecutor(4) as pool:
-        told = list(pool.map(help_of, COMMANDS))
     parts = [
-        f"## cai {name}".rstrip() + f"\n\n```text\n{text}\n```\n" for name, text in zip(COMMANDS, told, strict=True)
+        f"## cai {name}".rstrip() + f"\n\n```text\n{text}\n```\n"
+        for name, text in zip(COMMANDS, helps(COMMANDS), strict=True)
     ]
     return "\n".join([HEAD, *parts])
 
 
-def help_of(command: str) -> str:
-    """The help text as a terminal of 100 columns without colours shows it."""
-    code = "import sys; sys.argv[0] = 'cai'; from cai.cli.main import run; run()"
+def helps(commands: Sequence[str]) -> list[str]:
+    """Their help texts as a terminal of 100 columns without colours shows them: widths are fixed on import."""
     done = subprocess.run(
-        [sys.executable, "-c", code, *command.split(), "--help"],
+        [sys.executable, "-c", TELL],
         env={**os.environ, "COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "TERM": "dumb"},
+        input=json.dumps(commands),
         capture_output=True,
         text=True,
         check=True,
         timeout=120,
     )
-    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+    return ["\n".join(line.rstrip() for line in text.strip().splitlines()) for text in json.loads(done.stdout)]
 
 
 if __name__ == "__main__":
