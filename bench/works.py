@@ -13,6 +13,7 @@ chosen with `--split tune`, which is measured and printed, and not kept.
 
 import argparse
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -186,6 +187,8 @@ def tried(name: str, scene: Scene, test: Sequence[Prompt]) -> dict[str, object]:
     """Train, and ask the test prompts; of a reward model ask the test pairs."""
     began = time.perf_counter()
     if name == "reward":
+        # One that is there from before would be read instead of trained, in no time.
+        shutil.rmtree(scene.rewards, ignore_errors=True)
         scorer, _ = reward_model(scene)
         seconds = time.perf_counter() - began
         scene.workbench.release(scorer)

@@ -57,8 +57,11 @@ from cai.cli.main import run
 told = []
 for command in json.load(sys.stdin):
     sys.argv = ["cai", *command.split(), "--help"]
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
-        run()
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            run()
+        except SystemExit as end:
+            assert not end.code, f"cai {command} --help ended with {end.code}"
     told.append(out.getvalue())
 json.dump(told, sys.stdout)
 """

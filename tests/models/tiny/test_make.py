@@ -10,7 +10,7 @@ from cai.models.tiny.make import Recipe, encode, make_model, make_tokenizer, tra
 from cai.models.tiny.weights import FOLDER
 from cai.seeds import derive
 
-REPLAYED = 10
+REPLAYED = 20
 
 
 def test_the_first_steps_repeat_the_training_log() -> None:
@@ -19,7 +19,7 @@ def test_the_first_steps_repeat_the_training_log() -> None:
     steps = train(recipe, make_model(recipe), make_tokenizer(recipe))
     replayed = [next(steps) for _ in range(REPLAYED)]
     assert [entry["step"] for entry in logged] == list(range(REPLAYED))
-    # Another CPU rounds in another way, and ten steps amplify that a little; a changed recipe moves far more.
+    # Another CPU rounds in another way, and twenty steps amplify that a little; a changed recipe moves far more.
     assert [entry["loss"] for entry in replayed] == pytest.approx([entry["loss"] for entry in logged], rel=5e-3)
 
 
