@@ -5,6 +5,7 @@ backwards: the input is read once for all of their adapters, and what flows back
 Shapes: N positions, I inputs, O outputs of a layer, r rank, R ranks of layers that read the same.
 """
 
+import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -50,15 +51,22 @@ class _Part:
 @contextmanager
 def idle(parent: Any, names: Sequence[str]) -> Iterator[None]:
     """Within this nobody reads what these LoRA layers of a module say, so they say zeros, which cost no product."""
-    forwards = [getattr(getattr(parent, name, None), "forward", None) for name in names]
-    found = [each for each in forwards if isinstance(each, _Beside)]
-    for each in found:
-        each.idle = True
+    before = _idle()
+    _here.idle = frozenset(getattr(parent, name, None) for name in names)
     try:
         yield
     finally:
-        for each in found:
-            each.idle = False
+        _here.idle = before
+
+
+_here = threading.local()
+"""What holds in the thread that runs a pass, and in no other."""
+
+
+def _idle() -> frozenset[Any]:
+    """Layers that nobody reads."""
+    found: frozenset[Any] = getattr(_here, "idle", frozenset())
+    return found
 
 
 class _Beside:
@@ -67,10 +75,9 @@ class _Beside:
     def __init__(self, layer: Any) -> None:
         self._layer = layer
         self.family: _Family | None = None
-        self.idle = False
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if self.idle:
+        if self._layer in _idle():
             return x.new_zeros(1).expand(*x.shape[:-1], self._layer.out_features)
         name = self._name()
         if name is None:
@@ -92,7 +99,7 @@ class _Beside:
     def part(self) -> _Part | None:
         """Nothing where nobody reads it, where no adapter is active, or one that is not simply a sum: behind dropout,
         or on a base in 4 bits."""
-        name, layer = None if self.idle else self._name(), self._layer
+        name, layer = None if self._layer in _idle() else self._name(), self._layer
         matrix = frozen_matrix(layer.base_layer)
         if name is None or matrix is None or layer.lora_dropout[name].training:
             return None
@@ -106,21 +113,30 @@ class _Beside:
         return name if name in layer.lora_A else None
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """Outputs for an input, of layers that are yet to be called."""
+
+    x: torch.Tensor
+    outputs: dict[_Beside, torch.Tensor]
+
+
 class _Family:
-    """Layers that are called one after the other with the same input: the first call computes all of them."""
+    """Layers that are called one after the other with the same input: the first call computes all of them, for those
+    that its own thread calls next."""
 
     def __init__(self, members: Sequence[_Beside]) -> None:
         self._members = members
-        self._x: torch.Tensor | None = None
-        self._outputs: dict[_Beside, torch.Tensor] = {}
+        self._own = threading.local()
 
     def output(self, member: _Beside, x: torch.Tensor) -> torch.Tensor:
-        if self._x is not x or member not in self._outputs:
+        made: _Made | None = getattr(self._own, "made", None)
+        if made is None or made.x is not x or member not in made.outputs:
             parts = {each: part for each in self._members if (part := each.part()) is not None}
-            self._x, self._outputs = x, dict(zip(parts, _joint(x, list(parts.values())), strict=True))
-        out = self._outputs.pop(member)
-        if not self._outputs:
-            self._x = None
+            made = self._own.made = _Made(x, dict(zip(parts, _joint(x, list(parts.values())), strict=True)))
+        out = made.outputs.pop(member)
+        if not made.outputs:
+            self._own.made = None
         return out
 
 

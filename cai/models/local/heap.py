@@ -1,6 +1,9 @@
 """How a CPU's memory is handed out: where it is scarce, glibc is told to give large blocks back at once, and where
 there is plenty, to keep them from the first one on.
 
+Either way all threads share one heap: each of the two lanes of a pass would otherwise get its own (`lanes`), and keep
+what the other could use.
+
 By itself glibc raises, with the first large block that is freed, the size from which blocks have a mapping of their
 own. From then on tensors of up to 32 MiB share one heap, and between two that live on lie those that were let go,
 where no aligned block of their own size fits. Fine-tuning then takes up to twice the memory of its tensors, and never
@@ -17,7 +20,7 @@ OWN_MAPPING = 1 << 20
 """Bytes from which on a block has a mapping of its own, where memory is scarce."""
 LARGEST_SHARED, KEPT = 32 << 20, (1 << 31) - 1
 """Where there is plenty: the largest threshold that glibc takes, and what may lie free at the heap's end."""
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
 def suit_memory(needed: int, room: int) -> bool:
@@ -41,3 +44,4 @@ def _set_thresholds(mapped: int, trimmed: int) -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, mapped)
         libc.mallopt(_M_TRIM_THRESHOLD, trimmed)
+        libc.mallopt(_M_ARENA_MAX, 1)

@@ -51,6 +51,8 @@ def load(spec: ModelSpec, found: Found) -> Loaded:
     dense_bytes = 0
     if device == "cpu" and keeps_dense_copies(_parameters(found.folder) * dtype.itemsize, total_memory()):
         dense_bytes = keep_dense_copies(model)
+    # Each lane would unpack the same weights for itself.
+    network.lanes &= spec.quantization == "none" or dense_bytes > 0
     config: Any = model.generation_config
     own_ends = config.eos_token_id if config is not None else None
     ends = own_ends if isinstance(own_ends, list) else [own_ends]

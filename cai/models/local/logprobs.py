@@ -7,15 +7,17 @@ its rows padded on the right, where a causal model never looks. The head is appl
 no logits over the vocabulary exist for prompt tokens. Losses live in `cai.train.losses`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
+from cai.models.local.lanes import both, parted, there_are_lanes
 from cai.models.local.layout import TokenRow, Told, lay_out, pass_plan
 from cai.models.local.network import Network
 
-__all__ = ["TokenLogps", "TokenRow", "batch_plan", "completion_logps", "hidden_at", "rows_hidden"]
+__all__ = ["TokenLogps", "TokenRow", "batch_plan", "completion_logps", "hidden_at", "pass_by_pass", "rows_hidden"]
 
 MAX_BATCH_TOKENS = 16_384
 
@@ -34,21 +36,44 @@ class TokenLogps:
         return self.mask_BT.sum(dim=1)
 
 
-def completion_logps(network: Network, rows: Sequence[TokenRow], temperature: float = 1.0) -> TokenLogps:
+def completion_logps(
+    network: Network, rows: Sequence[TokenRow], temperature: float = 1.0, *, lanes: bool = False
+) -> TokenLogps:
     """log p(completion token | everything before it), in fp32, in the order of the rows."""
     assert rows and all(row.prompt_ids and row.completion_ids for row in rows), "a row needs a prompt and a completion"
     width = max(len(row.completion_ids) for row in rows)
-    flat_index: list[int] = []
-    parts: list[torch.Tensor] = []
-    for group in row_plan(network, rows):
+
+    def read(group: Sequence[int]) -> torch.Tensor:
         hidden_ND = rows_hidden(network, [rows[i] for i in group], "tokens")
         targets = [token for i in group for token in rows[i].completion_ids]
-        parts.append(network.target_logps(hidden_ND, network.tensor(targets), temperature))
-        flat_index += [i * width + t for i in group for t in range(len(rows[i].completion_ids))]
-    index_N, logps_N = network.tensor(flat_index), torch.cat(parts)
+        return network.target_logps(hidden_ND, network.tensor(targets), temperature)
+
+    found = pass_by_pass(network, rows, read, lanes=lanes)
+    flat_index = [i * width + t for group, _ in found for i in group for t in range(len(rows[i].completion_ids))]
+    index_N, logps_N = network.tensor(flat_index), torch.cat([each for _, each in found])
     logps = logps_N.new_zeros(len(rows) * width).index_copy(0, index_N, logps_N)
     mask = torch.zeros(len(rows) * width, dtype=torch.bool, device=network.device).index_fill(0, index_N, True)
     return TokenLogps(logps.view(len(rows), width), mask.view(len(rows), width))
+
+
+def pass_by_pass(
+    network: Network, rows: Sequence[TokenRow], read: Callable[[Sequence[int]], torch.Tensor], *, lanes: bool
+) -> list[tuple[list[int], torch.Tensor]]:
+    """The numbers of the rows in each pass, and what is read of them: in two lanes where it may be and pays."""
+    found: list[tuple[list[int], torch.Tensor]] = []
+    for group in row_plan(network, rows):
+        apart = lanes and network.lanes and there_are_lanes()
+        parts = parted([rows[i] for i in group], network.costs) if apart else [range(len(group))]
+        groups = [[group[k] for k in part] for part in parts]
+        works = [partial(read, each) for each in groups]
+        if len(works) == 1:
+            outs: Sequence[torch.Tensor] = [works[0]()]
+        else:
+            # The lanes find it as they leave it: none may end it for the other.
+            with network.packing():
+                outs = both(works, network.learnt())
+        found += zip(groups, outs, strict=True)
+    return found
 
 
 def row_plan(network: Network, rows: Sequence[TokenRow]) -> list[list[int]]:

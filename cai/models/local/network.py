@@ -20,9 +20,11 @@ from cai.models.local.attention import Pass
 from cai.models.local.fixed import FixedPass
 from cai.models.local.fused import fuse
 from cai.models.local.head import LogitForm, token_logps
+from cai.models.local.lanes import Costs
 from cai.models.local.layout import Layout, TokenRow, lay_out
 from cai.models.local.narrow import LastLayer, NarrowPacking
 from cai.models.local.packed import KEYWORD, Packing
+from cai.models.local.upstream import rotates_alike
 
 MAX_TILE_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 25}
 """Logits held at once where the head is more than a frozen matrix, of which `head` decides: 32 MB in fp32 on a CPU,
@@ -59,6 +61,10 @@ class Network:
         self.packs = layer_types <= SUPPORTED_LAYERS and self._packing_agrees()
         """Whether rows laid end to end give what each gives alone; if not, they are padded."""
         self.narrows = self.packs and self._narrowing_agrees()
+        self.lanes = self.packs and self.device.type == "cpu" and rotates_alike(model)
+        """Whether two passes may run at once."""
+        shape: Any = config.get_text_config()
+        self.costs = Costs.by_shape(self.vocab_size, shape.hidden_size, shape.num_hidden_layers)
 
     @property
     def device(self) -> torch.device:
@@ -108,6 +114,10 @@ class Network:
         if narrow or len(layout.asked) == len(layout.ids):
             return hidden
         return hidden.index_select(0, self.tensor(layout.asked))
+
+    def learnt(self) -> list[torch.nn.Parameter]:
+        """What gradients of hidden states flow to."""
+        return [each for each in self.model.parameters() if each.requires_grad]
 
     def packing(self) -> AbstractContextManager[None]:
         """Layers of a packed pass run within this, also where the backward pass computes them again."""

@@ -53,7 +53,8 @@ class Trainee:
             self._adapters.training(self.policy, dropout_seed),
             again if checkpointing else nullcontext(),
         ):
-            return completion_logps(self._network, rows, temperature)
+            lanes = dropout_seed is None and not checkpointing
+            return completion_logps(self._network, rows, temperature, lanes=lanes)
 
     @contextmanager
     def _speaking(self, *, dropout: bool) -> Iterator[None]:
@@ -65,7 +66,7 @@ class Trainee:
     def reference_logps(self, rows: Sequence[TokenRow], *, temperature: float = 1.0) -> TokenLogps:
         """Without gradients, on the same kernel path as the policy."""
         with self._bench.lock, torch.no_grad(), self._adapters.active(self.reference):
-            return completion_logps(self._network, rows, temperature)
+            return completion_logps(self._network, rows, temperature, lanes=True)
 
     def view(self) -> LocalModel:
         """The policy as it is when asked, to probe between steps."""

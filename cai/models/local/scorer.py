@@ -50,7 +50,8 @@ class Scorer:
             self._adapters.training(self.adapter, dropout_seed),
             self._again(dropout_seed) if checkpointing else nullcontext(),
         ):
-            return row_scores(self._network, self._adapters.head(self.adapter), rows)
+            lanes = dropout_seed is None and not checkpointing
+            return row_scores(self._network, self._adapters.head(self.adapter), rows, lanes=lanes)
 
     def values(
         self, rows: Sequence[TokenRow], dropout_seed: int | None = None, *, checkpointing: bool = False
@@ -62,7 +63,8 @@ class Scorer:
             self._adapters.training(self.adapter, dropout_seed),
             self._again(dropout_seed) if checkpointing else nullcontext(),
         ):
-            return completion_values(self._network, self._adapters.head(self.adapter), rows)
+            lanes = dropout_seed is None and not checkpointing
+            return completion_values(self._network, self._adapters.head(self.adapter), rows, lanes=lanes)
 
     def state(self) -> dict[str, torch.Tensor]:
         """A copy of adapter and head on the CPU, for a checkpoint."""

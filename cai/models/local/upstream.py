@@ -174,6 +174,14 @@ def frozen_matrix(layer: Any) -> torch.Tensor | None:
     return layer.weight if type(layer) is torch.nn.Linear and not layer.weight.requires_grad else None
 
 
+def rotates_alike(model: PreTrainedModel) -> bool:
+    """Whether positions are turned by the same angles however long a pass is. Otherwise a model's buffers change with
+    each pass, so that two cannot run at once."""
+    return not any(
+        kind in str(getattr(module, "rope_type", "")) for module in model.modules() for kind in ("dynamic", "longrope")
+    )
+
+
 class _DenseForward:
     """A 4-bit layer's forward pass on the cached copy of its weight."""
 

@@ -1,6 +1,7 @@
 """LoRA layers that read the same input, computed together: values and gradients against plain arithmetic."""
 
 import gc
+import threading
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -150,3 +151,28 @@ def test_an_idle_layer_says_zeros_and_the_others_what_they_say(adapters: Adapter
     torch.testing.assert_close(key, plainly(layers(adapters)[1], x), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(value, plainly(layers(adapters)[2], x), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(again, plainly(layers(adapters)[0], x), atol=1e-4, rtol=1e-4)
+
+
+def test_what_one_thread_keeps_or_leaves_idle_is_not_another_s(adapters: Adapters) -> None:
+    """Between two layers' calls in one thread, another runs all of them, with another input."""
+    (first, second), (q, k, v) = inputs(2), layers(adapters)
+    expected = [plainly(layer, second) for layer in (q, k, v)]
+    found: list[torch.Tensor] = []
+
+    def between() -> None:
+        thread = threading.Thread(target=lambda: found.extend(layer(second) for layer in (q, k, v)))
+        thread.start()
+        thread.join()
+
+    attention = adapters._model.get_decoder().layers[0].self_attn
+    with adapters.training("own", None):
+        own = q(first)
+        between()
+        made = k(first).grad_fn
+        assert made is own.grad_fn, "computed with the first"
+        v(first)
+        with idle(attention, NAMES):
+            between()
+            assert k(first).abs().sum() == 0
+    for out, plain in zip(found, 2 * expected, strict=True):
+        torch.testing.assert_close(out, plain, atol=1e-4, rtol=1e-4)
