@@ -2,8 +2,8 @@
 of the threads.
 
 By itself torch shares every single operation among all threads, and after each of them they wait for one another. The
-lanes meet twice, at the end of the forward pass and at the end of the backward pass, so that nothing waits for a thread
-that another program is in the way of, and what one thread does alone in one lane leaves no core idle.
+lanes meet twice, at the end of the forward pass and at the end of the backward pass: a thread that another program is
+in the way of is waited for there only, and what one thread does alone in one lane leaves no core idle.
 """
 
 from collections.abc import Callable, Sequence
