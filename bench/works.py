@@ -162,7 +162,7 @@ METHODS: dict[str, Train] = {
     "simpo": preference(loss="simpo", learning_rate=7e-4, epochs=2),
     "orpo": preference(loss="orpo", beta=0.25, learning_rate=3.2e-4, epochs=2, batch_size=16),
     "kto": kto(learning_rate=7e-4, epochs=2),
-    "ppo": policy("ppo", 208, learning_rate=1.2e-3, samples=4, batch_size=8, kl=0.7, lam=1.0),
+    "ppo": policy("ppo", 184, learning_rate=1.2e-3, samples=4, batch_size=8, kl=0.7, lam=1.0),
     "rloo": policy("rloo", 184, learning_rate=1.6e-3, samples=8, batch_size=8, kl=0.7, clip=0.5),
     "grpo": policy("grpo", 208, learning_rate=2e-3, samples=8, kl=0.35),
     "rloo, judge": policy("rloo", 184, judged=True, learning_rate=6e-4, samples=4, batch_size=8, kl=0.14, clip=0.5),
