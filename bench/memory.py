@@ -5,8 +5,8 @@
 Models are the embedded one and random Llamas of 13 M and 100 M parameters. A process warms up on a small piece of the
 same work, so that libraries are there, notes what it has, and then does the work: on a CPU the peak is that of its
 resident memory (VmHWM), with memory handed back as where it is scarce; on a GPU that of torch's allocator. What is
-compared is what came on top. The last line is JSON for programs; the table also goes to bench/results/memory.json,
-where `--only` replaces the named lines.
+compared is what came on top. The last line is JSON for programs; the table also goes to bench/results/memory.json
+and docs/memory.md, where `--only` replaces the named lines.
 """
 
 import argparse
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from cai.models.local.workbench import Workbench
 
 RESULTS = Path(__file__).resolve().parent / "results" / "memory.json"
+GUIDE = Path(__file__).resolve().parent.parent / "docs" / "memory.md"
+START, END = "<!-- figures: bench/memory.py -->\n", "<!-- end of figures -->"
 BAR = 0.15
 LORA = LoraSpec(rank=16)
 SAMPLES = 4
@@ -382,6 +384,10 @@ def _kept(results: list[dict[str, object]]) -> list[dict[str, object]]:
     machine = {"processor": platform.machine(), "libc": " ".join(platform.libc_ver())}
     facts = {**machine, "python": platform.python_version(), **{name: version(name) for name in packages}}
     RESULTS.write_text(json.dumps({"bench": "memory", "results": told, "machine": facts}, indent=1) + "\n")
+    lines = ["| phase (rows × tokens) | worked out | measured | ratio |", "|---|---|---|---|"]
+    lines += [f"| {e['name']} | {e['ours']:,.0f} MB | {e['peer']:,.0f} MB | {e['ratio']:.2f} |" for e in told]
+    before, after = GUIDE.read_text("utf-8").split(START)
+    GUIDE.write_text(before + START + "\n".join([*lines, END]) + after.partition(END)[2], "utf-8")
     return told
 
 

@@ -16,8 +16,8 @@ import platform
 
 LOOSE = 2.5
 """How many times the memory of its tensors a process may take by glibc's own rules, with some room to spare."""
-OWN_MAPPING = 1 << 20
-"""Bytes from which on a block has a mapping of its own, where memory is scarce."""
+OWN_MAPPING = 1 << 19
+"""Bytes from which on a block has a mapping of its own, where memory is scarce: a lane's tensors have half the rows."""
 LARGEST_SHARED, KEPT = 32 << 20, (1 << 31) - 1
 """Where there is plenty: the largest threshold that glibc takes, and what may lie free at the heap's end."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
