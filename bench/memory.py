@@ -373,7 +373,7 @@ def _device() -> str:
 
 
 def _kept(results: list[dict[str, object]]) -> list[dict[str, object]]:
-    """These results among those that were measured before, in the order of the jobs."""
+    """These results among those that were measured before, in the order of the jobs; kept, and shown in the guide."""
     before = json.loads(RESULTS.read_text())["results"] if RESULTS.exists() else []
     named = {str(each["name"]): each for each in [*before, *results]}
     order = {job.name: i for i, job in enumerate(JOBS)}
