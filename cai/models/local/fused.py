@@ -3,8 +3,9 @@ keys by their positions, forwards and backwards.
 
 As transformers writes them, every step is an operation over all positions, whose result goes to memory and comes back.
 Here all steps are done on one tile of positions before the next, so that what lies between stays in the cache, and the
-way back is the derivative itself instead of one for each step, so that less is kept for it. Only passes with gradients
-in fp32 go this way; a module is changed only where a trial gives what its own forward pass gives.
+way back is the derivative itself instead of one for each step, so that less is kept for it. Where the thread has
+`kernels`, they do all steps at once instead. Only passes in fp32 go this way, and of those without gradients only the
+ones with kernels; a module is changed only where a trial gives what its own forward pass gives.
 
 Shapes: N positions, D width of what is normed or turned, F inner width of a gated unit, H heads.
 """
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from transformers.activations import SiLUActivation
+
+from cai.models.local.kernels import WIDE, Kernels, kernels
 
 TILE = 1 << 17
 """Numbers of one tile: the four tensors that a step touches lie in a CPU's second cache together."""
@@ -55,7 +58,7 @@ class _GatedForward:
         return linear and isinstance(getattr(module, "act_fn", None), SiLUActivation)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if not _learns(x):
+        if not _ours(x):
             return self._own(x)  # type: ignore[no-any-return]
         module = self._module
         product = _Gated.apply(module.gate_proj(x), module.up_proj(x))  # type: ignore[no-untyped-call]
@@ -73,7 +76,7 @@ class _NormForward:
         return type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon")
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if not _learns(x) or self._module.weight.requires_grad:
+        if not _ours(x) or self._module.weight.requires_grad:
             return self._own(x)  # type: ignore[no-any-return]
         normed: torch.Tensor = _Normed.apply(x, self._module.weight, self._module.variance_epsilon)  # type: ignore[no-untyped-call]
         return normed
@@ -97,7 +100,7 @@ class _Rotation:
         self, q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *more: Any, **also: Any
     ) -> Any:
         fit = all(each.dtype == torch.float32 and each[:, 0].shape == cos.shape == sin.shape for each in (q, k))
-        if more or also or not (fit and (_learns(q) or _learns(k))):
+        if more or also or not (fit and (_ours(q) or _ours(k))):
             return self._own(q, k, cos, sin, *more, **also)
         return _Turned.apply(q, cos, sin), _Turned.apply(k, cos, sin)  # type: ignore[no-untyped-call]
 
@@ -119,8 +122,14 @@ def _turns_alike(own: Callable[..., Any]) -> bool:
     return bool((told[0] - told[1]).abs().max() <= SAME * told[0].abs().max())
 
 
-def _learns(x: torch.Tensor) -> bool:
-    return x.requires_grad and torch.is_grad_enabled() and x.dtype == torch.float32
+def _ours(x: torch.Tensor) -> bool:
+    learns = x.requires_grad and torch.is_grad_enabled()
+    return x.dtype == torch.float32 and (learns or kernels() is not None)
+
+
+def _kernels(width: int) -> Kernels | None:
+    """Those of this thread, for rows of a width."""
+    return kernels() if width % WIDE == 0 else None
 
 
 def _agrees(module: torch.nn.Module, forward: _GatedForward | _NormForward) -> bool:
@@ -141,7 +150,10 @@ def _agrees(module: torch.nn.Module, forward: _GatedForward | _NormForward) -> b
 class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        gate, up = gate.contiguous(), up.contiguous()
         ctx.save_for_backward(gate, up)
+        if found := _kernels(up.shape[-1]):
+            return found.gated(gate, up)
         out = torch.empty_like(up)
         for gate_NF, up_NF, out_NF in _tiles(gate, up, out):
             torch.ops.aten.silu.out(gate_NF, out=out_NF)
@@ -151,8 +163,11 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         gate, up = ctx.saved_tensors
+        given = given.contiguous()
+        if found := _kernels(up.shape[-1]):
+            return found.gated_back(given, gate, up)
         to_gate, to_up = torch.empty_like(gate), torch.empty_like(up)
-        for given_NF, gate_NF, up_NF, to_gate_NF, to_up_NF in _tiles(given.contiguous(), gate, up, to_gate, to_up):
+        for given_NF, gate_NF, up_NF, to_gate_NF, to_up_NF in _tiles(given, gate, up, to_gate, to_up):
             torch.mul(given_NF, up_NF, out=to_up_NF)
             torch.ops.aten.silu_backward.grad_input(to_up_NF, gate_NF, grad_input=to_gate_NF)
             torch.ops.aten.silu.out(gate_NF, out=to_up_NF)
@@ -164,6 +179,10 @@ class _Normed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight_D: torch.Tensor, epsilon: float) -> torch.Tensor:
         x = x.contiguous()
+        if found := _kernels(len(weight_D)):
+            out, rates = found.normed(x, weight_D.contiguous(), epsilon)
+            ctx.save_for_backward(x, weight_D, rates)
+            return out
         out, rates = torch.empty_like(x), x.new_empty(*x.shape[:-1], 1)
         for x_ND, out_ND, rate_N1 in _tiles(x, out, rates):
             torch.mul(x_ND, x_ND, out=out_ND)
@@ -178,8 +197,11 @@ class _Normed(torch.autograd.Function):
     def backward(ctx: Any, given: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         """With g = given · weight and x̂ = x · rate: rate · (g − x̂ · mean(g · x̂))."""
         x, weight_D, rates = ctx.saved_tensors
+        given = given.contiguous()
+        if found := _kernels(len(weight_D)):
+            return found.normed_back(given, x, weight_D.contiguous(), rates), None, None
         to_x = torch.empty_like(x)
-        for given_ND, x_ND, rate_N1, to_ND in _tiles(given.contiguous(), x, rates, to_x):
+        for given_ND, x_ND, rate_N1, to_ND in _tiles(given, x, rates, to_x):
             pull_ND = given_ND * weight_D
             mean_N1 = torch.mul(pull_ND, x_ND, out=to_ND).mean(-1, keepdim=True)
             torch.mul(x_ND, mean_N1.mul_(rate_N1).mul_(rate_N1), out=to_ND)
@@ -202,8 +224,13 @@ class _Turned(torch.autograd.Function):
 
 def _turned(x_BHSD: torch.Tensor, cos_BSD: torch.Tensor, sin_BSD: torch.Tensor) -> torch.Tensor:
     x_NHD = x_BHSD.transpose(1, 2).flatten(0, 1)
+    width = x_NHD.shape[-1]
+    if found := _kernels(width // 2):
+        angles = (each.reshape(-1, width).contiguous() for each in (cos_BSD, sin_BSD))
+        turned = found.turned(x_NHD.contiguous(), *angles)
+        return turned.view(x_BHSD.shape[0], -1, *turned.shape[1:]).transpose(1, 2)
     out = torch.empty_like(x_NHD, memory_format=torch.contiguous_format)
-    half, size = x_NHD.shape[-1] // 2, max(1, TILE // x_NHD[0].numel())
+    half, size = width // 2, max(1, TILE // x_NHD[0].numel())
     cos_N1D, sin_N1D = (each.reshape(len(x_NHD), 1, -1) for each in (cos_BSD, sin_BSD))
     for x, cos, sin, to in zip(*(each.split(size) for each in (x_NHD, cos_N1D, sin_N1D, out)), strict=True):
         torch.mul(x, cos, out=to)

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from cai.models.local.kernels import WIDE, kernels
+
 ROOM = {"cpu": 1 << 20, "cuda": 1 << 25}
 """Logits held at once: 4 MB in fp32 on a CPU, which lie in its caches, 128 MB on a GPU."""
 ROWS = 1024
@@ -97,14 +99,11 @@ def _tile(
         inside_N1 = (at_N1 >= 0) & (at_N1 < len(weight_TD))
         told_N1 = torch.where(inside_N1, logits_NT.gather(1, at_N1.clamp(0, len(weight_TD) - 1)), told_N1)
         slope_NT = form.slope(logits_NT) if wanted else None
-        highest_N1 = torch.maximum(top_N1, logits_NT.amax(1, keepdim=True))
-        shrunk_N1 = (top_N1 - highest_N1).exp_()
-        odds_NT = logits_NT.sub_(highest_N1).exp_()
-        total_N1.mul_(shrunk_N1).add_(odds_NT.sum(1, keepdim=True))
+        odds_NT, shrunk_N1 = _odds(logits_NT, top_N1, total_N1)
         if wanted:
             odds_NT = odds_NT if slope_NT is None else odds_NT.mul_(slope_NT)
             mean_ND.mul_(shrunk_N1).add_(odds_NT.to(weight_TD.dtype) @ weight_TD)
-        top_N1, start = highest_N1, start + len(weight_TD)
+        start += len(weight_TD)
     logps_N = (told_N1 - top_N1 - total_N1.log())[:, 0]
     if not wanted:
         return logps_N, None
@@ -112,6 +111,19 @@ def _tile(
     own_N1 = form.slope(told_N1)
     pull_ND = weight_VD[targets_N] * (factor if own_N1 is None else own_N1 * factor)
     return logps_N, mean_ND.mul_(-factor / total_N1).add_(pull_ND).to(hidden_ND.dtype)
+
+
+def _odds(logits_NT: torch.Tensor, top_N1: torch.Tensor, total_N1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Exponentials beside the largest logit up to here, in the logits' place; what earlier tiles' sums shrink by."""
+    found = kernels()
+    if found is not None and logits_NT.dtype == torch.float32 and logits_NT.shape[1] % WIDE == 0:
+        return logits_NT, found.odds(logits_NT, top_N1, total_N1)
+    highest_N1 = torch.maximum(top_N1, logits_NT.amax(1, keepdim=True))
+    shrunk_N1 = (top_N1 - highest_N1).exp_()
+    odds_NT = logits_NT.sub_(highest_N1).exp_()
+    total_N1.mul_(shrunk_N1).add_(odds_NT.sum(1, keepdim=True))
+    top_N1.copy_(highest_N1)
+    return odds_NT, shrunk_N1
 
 
 def _formed(products_NT: torch.Tensor, form: LogitForm) -> torch.Tensor:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from cai.models.local.kernels import machine_kernels, used
 from cai.models.local.layout import TokenRow, families
 
 Found = TypeVar("Found")
@@ -103,17 +104,19 @@ def _at_once(works: Sequence[Callable[[], Found]]) -> tuple[Found, Found]:
     own, other = works
     threads, learns = torch.get_num_threads(), torch.is_grad_enabled()
     half = max(1, threads // 2)
+    found_kernels = machine_kernels()
 
     def elsewhere() -> Found:
-        # Both are settings of the thread that asks for an operation.
+        # All three are settings of the thread that asks for an operation.
         torch.set_num_threads(half)
-        with torch.set_grad_enabled(learns):
+        with torch.set_grad_enabled(learns), used(found_kernels):
             return other()
 
     torch.set_num_threads(half)
     later = _other_lane().submit(elsewhere)
     try:
-        found = own()
+        with used(found_kernels):
+            found = own()
     finally:
         wait([later])
         torch.set_num_threads(threads)

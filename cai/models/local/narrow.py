@@ -17,7 +17,8 @@ import torch
 
 from cai.models.local.beside import idle
 from cai.models.local.layout import Layout
-from cai.models.local.packed import KEYWORD, How, Packing
+from cai.models.local.packed import KEYWORD, How
+from cai.models.local.straight import StraightPacking
 
 _BY_POSITION = ("position_ids", "position_embeddings", "cache_position")
 """What a layer is told of each position beside its hidden state: tensors (1, S, ...), or pairs of them."""
@@ -28,9 +29,9 @@ class NarrowPacking:
 
     def __init__(self, layout: Layout, device: torch.device) -> None:
         size = len(layout.ids)
-        self._whole = Packing(layout.entries, size, device)
+        self._whole = StraightPacking(layout.entries, size, device)
         self.asked_N = torch.tensor(layout.asked, device=device)
-        self.last = Packing(layout.last, size, device, layout.asked)
+        self.last = StraightPacking(layout.last, size, device, layout.asked)
 
     def attend(self, query_SHD: torch.Tensor, key_SGD: torch.Tensor, value_SGD: torch.Tensor, how: How) -> torch.Tensor:
         """In every layer but the last."""
@@ -92,7 +93,7 @@ class _Looking:
     """The asked positions' queries, which look at keys and values that are there already."""
 
     unread: ClassVar = ("k_proj", "v_proj")
-    packing: Packing
+    packing: StraightPacking
     key_SGD: torch.Tensor
     value_SGD: torch.Tensor
 

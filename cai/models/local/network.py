@@ -23,7 +23,8 @@ from cai.models.local.head import LogitForm, token_logps
 from cai.models.local.lanes import Costs
 from cai.models.local.layout import Layout, TokenRow, lay_out
 from cai.models.local.narrow import LastLayer, NarrowPacking
-from cai.models.local.packed import KEYWORD, Packing
+from cai.models.local.packed import KEYWORD
+from cai.models.local.straight import StraightPacking
 from cai.models.local.upstream import rotates_alike
 
 MAX_TILE_LOGITS = {"cpu": 1 << 23, "cuda": 1 << 25}
@@ -101,7 +102,7 @@ class Network:
         on."""
         narrow = self.narrows and len(layout.asked) < len(layout.ids)
         size = len(layout.ids)
-        packing = NarrowPacking(layout, self.device) if narrow else Packing(layout.entries, size, self.device)
+        packing = NarrowPacking(layout, self.device) if narrow else StraightPacking(layout.entries, size, self.device)
         with self.packing():
             output = self._decoder(
                 input_ids=self.tensor([layout.ids]),
