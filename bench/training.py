@@ -42,7 +42,8 @@ TOLERANCE = 1e-3
 """How far two sides' losses of one update may lie apart."""
 BF16, BF16_TOLERANCE = ", bf16", 0.05
 """The end of a side's name, and how far its losses may lie from ours in fp32: a number has 8 bits there."""
-SIDE = 2048
+SIDE, PRODUCTS = 2048, 16
+"""Of matrices for as long as an update takes: what is in the way of the one is in the way of the other."""
 """Of the square matrices whose product says how fast the machine is."""
 SMALL = 512
 """Our tokens in a pass where memory counts: one or two pairs."""
@@ -211,7 +212,7 @@ def multiply(asked: Asked, turns: Turns) -> None:
     left, right, out = (torch.rand(SIDE, SIDE) for _ in range(3))
     for _ in range(asked.batches):
         turns.begin()
-        for _ in range(4):
+        for _ in range(PRODUCTS):
             torch.mm(left, right, out=out)
         turns.end()
 
@@ -316,7 +317,7 @@ def conclude(bench: Bench, found: Mapping[str, Taken], trials: Trials, chosen: C
     gaps = {name: gap(ours, found[name]) for name in found if name not in ("ours", "matrix")}
     same = (each <= (BF16_TOLERANCE if name.endswith(BF16) else TOLERANCE) for name, each in gaps.items())
     assert all(same), (gaps, {name: side.losses for name, side in found.items()})
-    speed = statistics.median(4 * 2 * SIDE**3 / seconds for seconds in found["matrix"].seconds[1:])
+    speed = statistics.median(PRODUCTS * 2 * SIDE**3 / seconds for seconds in found["matrix"].seconds[1:])
     linear = statistics.median(work.tokens / (work.flops / speed) for work in bench.work[1:])
     floor = statistics.median(work.tokens / ((work.flops + work.attention) / speed) for work in bench.work[1:])
     share = round(rate(bench, ours) / floor, 3)

@@ -109,8 +109,9 @@ def test_there_is_something_to_check() -> None:
 
 
 def test_no_file_is_longer_than_400_lines() -> None:
-    long = {n: count for n in TREES if (count := len((ROOT / n).read_text("utf-8").splitlines())) > MAX_FILE_LINES}
-    assert not long
+    kernels = [path.relative_to(ROOT).as_posix() for path in (ROOT / "cai").rglob("*.c")]
+    counts = {name: len((ROOT / name).read_text("utf-8").splitlines()) for name in [*TREES, *kernels]}
+    assert kernels and {name: count for name, count in counts.items() if count > MAX_FILE_LINES} == {}
 
 
 def test_half_of_the_files_are_shorter_than_200_lines() -> None:

@@ -15,8 +15,12 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from cai.models.local.kernels import kernels
 from cai.models.local.upstream import frozen_matrix
 
+MERGED = 512
+"""Positions from which on, in a lane (`kernels`), an adapter is added to the base's weights for the pass and not to
+every output: fewer would not be worth the weights' way through memory."""
 _READ_THE_SAME = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """By transformers' names. Where it is not so, every call computes all of them for its own input: right, and slow."""
 
@@ -46,6 +50,10 @@ class _Part:
     a_rI: torch.Tensor
     b_Or: torch.Tensor
     scaling: float
+
+    def merged(self) -> torch.Tensor:
+        """W + s·B·A, anew: nothing is ever added into the base."""
+        return torch.addmm(self.matrix_OI, self.b_Or, self.a_rI, alpha=self.scaling)
 
 
 @contextmanager
@@ -153,13 +161,16 @@ class _Joint(torch.autograd.Function):
         a_RI = _stacked([part.a_rI for part in parts])
         low_NR = x_NI @ a_RI.T
         ranks = [len(part.a_rI) for part in parts]
+        merges = kernels() is not None and len(x_NI) >= MERGED
         outs = [
-            functional.linear(x_NI, part.matrix_OI, part.bias_O).addmm_(low_Nr, part.b_Or.T, alpha=part.scaling)
+            functional.linear(x_NI, part.merged(), part.bias_O)
+            if merges
+            else functional.linear(x_NI, part.matrix_OI, part.bias_O).addmm_(low_Nr, part.b_Or.T, alpha=part.scaling)
             for part, low_Nr in zip(parts, low_NR.split(ranks, 1), strict=True)
         ]
         ctx.save_for_backward(x_NI, low_NR, *learnt)
         ctx.set_materialize_grads(False)
-        ctx.frozen = [(part.matrix_OI, part.scaling) for part in parts]
+        ctx.parts, ctx.merges = parts, merges
         ctx.ranks, ctx.shape = ranks, x.shape
         return tuple(out_NO.view(*x.shape[:-1], -1) for out_NO in outs)
 
@@ -168,21 +179,23 @@ class _Joint(torch.autograd.Function):
         x_NI, low_NR, *learnt = ctx.saved_tensors
         count = len(given)
         given_NO = {k: each.reshape(-1, each.shape[-1]) for k, each in enumerate(given) if each is not None}
-        back_NR = _stacked([(each @ learnt[count + k]).mul_(ctx.frozen[k][1]) for k, each in given_NO.items()], 1)
-        a_RI = _stacked([learnt[k] for k in given_NO])
+        parts: Sequence[_Part] = ctx.parts
+        back_NR = _stacked([(each @ learnt[count + k]).mul_(parts[k].scaling) for k, each in given_NO.items()], 1)
         inputs_NI: torch.Tensor | None = None
         if ctx.needs_input_grad[0]:
             (first, first_NO), *others = given_NO.items()
-            inputs_NI = (first_NO @ ctx.frozen[first][0]).addmm_(back_NR, a_RI)
+            inputs_NI = first_NO @ (parts[first].merged() if ctx.merges else parts[first].matrix_OI)
+            if not ctx.merges:
+                inputs_NI.addmm_(back_NR, _stacked([learnt[k] for k in given_NO]))
             for k, each in others:
-                inputs_NI.addmm_(each, ctx.frozen[k][0])
+                inputs_NI.addmm_(each, parts[k].merged() if ctx.merges else parts[k].matrix_OI)
         to_learnt: list[torch.Tensor | None] = [None] * len(learnt)
         if any(ctx.needs_input_grad[2:]):
             to_a_rI = (back_NR.T @ x_NI).split([ctx.ranks[k] for k in given_NO])
             lows = low_NR.split(ctx.ranks, 1)
             for (k, each), own_rI in zip(given_NO.items(), to_a_rI, strict=True):
                 to_learnt[k] = own_rI
-                to_learnt[count + k] = (each.T @ lows[k]).mul_(ctx.frozen[k][1])
+                to_learnt[count + k] = (each.T @ lows[k]).mul_(parts[k].scaling)
         return None if inputs_NI is None else inputs_NI.view(ctx.shape), None, *to_learnt
 
 

@@ -61,6 +61,8 @@ class _TokenLogps(torch.autograd.Function):
         wanted = ctx.needs_input_grad[0]
         rows = max(1, min(ROWS, len(hidden_ND), size))
         width = min(max(1, size // rows), len(weight_VD))
+        if kernels() is not None and width > WIDE:
+            width -= width % WIDE
         # One piece of memory for all tiles: a CPU takes longer to be given fresh pages than to fill them.
         room = hidden_ND.new_empty(rows, width)
         found = [

@@ -6,7 +6,6 @@
  * filled up to whole tiles. All tensors are contiguous.
  */
 #include <math.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +16,7 @@ typedef int32_t ints __attribute__((vector_size(64), aligned(4), may_alias));
 #define INLINE static inline __attribute__((always_inline))
 #define AT(p) (*(vec *)(p))
 #define OF(p) (*(const vec *)(p))
+#define UNROLLED _Pragma("GCC unroll 16")
 
 enum {
     WIDE = 16, /* numbers of a vector */
@@ -44,31 +44,49 @@ INLINE float largest(vec x) {
     return found[0];
 }
 
-/* e^x = 2^n e^r with |r| at most ln 2 / 2, by the polynomial of Cephes' expf, for x up to 88, which fp32 holds. */
+/* e^x = 2^n 2^f with |f| at most 1/2, and for 2^f a polynomial that is right to 2e-9; of x up to 88, which fp32 holds. */
 INLINE vec exponential(vec x) {
-    const float round = 12582912.0f; /* 1.5 · 2^23: what is added to it loses its fraction */
+    const float by = 1.44269504f, round = 12582912.0f; /* 1.5 · 2^23: a sum with it ends in the other's whole part */
     x = chosen(x < -87.0f, all(-87.0f), x);
-    vec shifted = x * 1.44269504f + round;
-    vec n = shifted - round;
-    vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    vec p = 1.9875691500e-4f * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    return (vec)((ints)p + (((ints)shifted - 0x4B400000) << 23));
+    vec shifted = x * by + round;
+    vec f = x * by - (shifted - round);
+    vec p = 1.537070482e-4f * f + 1.339984829e-3f;
+    p = p * f + 9.618373251e-3f;
+    p = p * f + 5.550329035e-2f;
+    p = p * f + 2.402264846e-1f;
+    p = p * f + 6.931472056e-1f;
+    p = p * f + 1.0f;
+    return (vec)((ints)p + ((ints)shifted << 23));
 }
 
 INLINE vec sigmoid(vec x) { return 1.0f / (1.0f + exponential(chosen(x < -88.0f, all(88.0f), -x))); }
 
-/* ---- attention ---- */
+#ifdef __clang__
+#define MIXED(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define MIXED(a, b, ...) __builtin_shuffle(a, b, (ints){__VA_ARGS__})
+#endif
+#define EACH(of, s) \
+    of(0, s), of(1, s), of(2, s), of(3, s), of(4, s), of(5, s), of(6, s), of(7, s), of(8, s), of(9, s), of(10, s), \
+        of(11, s), of(12, s), of(13, s), of(14, s), of(15, s)
+#define UPPER(k, s) ((k) & (s) ? WIDE + (k) - (s) : (k))
+#define LOWER(k, s) ((k) & (s) ? WIDE + (k) : (k) + (s))
+#define EXCHANGE(s) \
+    UNROLLED for (int i = 0; i < WIDE; i++) if (!(i & s)) { \
+        vec a = rows[i], b = rows[i + s]; \
+        rows[i] = MIXED(a, b, EACH(UPPER, s)); \
+        rows[i + s] = MIXED(a, b, EACH(LOWER, s)); \
+    }
+
+/* Sixteen rows become sixteen columns: corners of squares change places, of ever smaller ones. */
+INLINE void turn(vec rows[WIDE]) {
+    EXCHANGE(8) EXCHANGE(4) EXCHANGE(2) EXCHANGE(1)
+}
 
 /* Of each entry: how many keys it has and how many of their last are queries; then where they lie, entry by entry. */
 typedef struct {
     const int64_t *entries, *keys, *queries;
-    int64_t n, H, G, D;
-    int64_t window; /* how many keys a query sees, itself included; 0: all before it */
+    int64_t n, H, G, D, window; /* how many keys a query sees, itself included; 0: all before it */
     float scale;
 } Pass;
 
@@ -76,15 +94,15 @@ typedef struct {
 typedef struct {
     const int64_t *rows; /* where they lie */
     int64_t count, left; /* of this strip, and of the entry from here on */
-    int64_t at, keys;    /* the first one's place among the entry's keys */
+    int64_t at;          /* the first one's place among the entry's keys */
     int64_t from, to;    /* tiles */
 } Strip;
 
 static Strip strip_of(const Pass *pass, const int64_t *entry, const int64_t *queries, int64_t first) {
-    int64_t keys = entry[0], left = entry[1] - first, at = keys - left;
+    int64_t left = entry[1] - first, at = entry[0] - left;
     int64_t count = left < ROWS ? left : ROWS, lowest = at - pass->window + 1;
     int64_t from = pass->window > 0 && lowest > 0 ? lowest / TILE : 0;
-    return (Strip){queries + first, count, left, at, keys, from, (at + count - 1) / TILE + 1};
+    return (Strip){queries + first, count, left, at, from, (at + count - 1) / TILE + 1};
 }
 
 static int64_t filled_up(int64_t keys) { return (keys + TILE - 1) / TILE * TILE; }
@@ -95,20 +113,27 @@ static int64_t longest(const Pass *pass) {
     return filled_up(most);
 }
 
-/* One head's rows of the keys, end to end; none where there are no more keys. */
+/* One head's rows of the keys, end to end; zeros where there are no more keys. The next head's are sent for. */
 static void gather(const float *x, int64_t stride, const int64_t *keys, int64_t count, int64_t D, float *out) {
-    for (int64_t c = 0; c < count; c++) memcpy(out + c * D, x + keys[c] * stride, D * sizeof(float));
+    for (int64_t c = 0; c < count; c++) {
+        memcpy(out + c * D, x + keys[c] * stride, D * sizeof(float));
+        for (int64_t d = 0; d < D; d += WIDE) __builtin_prefetch(x + keys[c] * stride + D + d, 0, 2);
+    }
     memset(out + count * D, 0, (filled_up(count) - count) * D * sizeof(float));
 }
 
 /* The same with the keys of each tile side by side: (C / TILE, D, TILE). */
 static void gather_turned(const float *x, int64_t stride, const int64_t *keys, int64_t count, int64_t D, float *out) {
-    memset(out, 0, filled_up(count) * D * sizeof(float));
-    for (int64_t d = 0; d < D; d += WIDE)
-        for (int64_t c = 0; c < count; c++) {
-            const float *own = x + keys[c] * stride + d;
-            float *to = out + (c / TILE * D + d) * TILE + c % TILE;
-            for (int64_t i = 0; i < WIDE; i++) to[i * TILE] = own[i];
+    for (int64_t c = 0; c < filled_up(count); c += WIDE)
+        for (int64_t d = 0; d < D; d += WIDE) {
+            vec square[WIDE];
+            for (int64_t i = 0; i < WIDE; i++) {
+                const float *own = x + keys[c + i < count ? c + i : 0] * stride + d;
+                square[i] = c + i < count ? OF(own) : all(0);
+                __builtin_prefetch(own + D, 0, 2);
+            }
+            turn(square);
+            for (int64_t i = 0; i < WIDE; i++) AT(out + (c / TILE * D + d + i) * TILE + c % TILE) = square[i];
         }
 }
 
@@ -128,14 +153,12 @@ INLINE void products(const float *left, const float *right, Strip strip, int64_t
         const float *own = right + tile * TILE * D;
         for (int64_t d = 0; d < D; d++) {
             vec a = OF(own + d * TILE), b = OF(own + d * TILE + WIDE);
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) {
+            UNROLLED for (int r = 0; r < ROWS; r++) {
                 sum[r][0] += left[r * D + d] * a;
                 sum[r][1] += left[r * D + d] * b;
             }
         }
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; r++) {
+        UNROLLED for (int r = 0; r < ROWS; r++) {
             AT(out + r * C + tile * TILE) = sum[r][0];
             AT(out + r * C + tile * TILE + WIDE) = sum[r][1];
         }
@@ -148,14 +171,12 @@ INLINE void weighed(const float *weights, const float *right, Strip strip, int64
         vec sum[ROWS][2] = {};
         for (int64_t c = strip.from * TILE; c < strip.to * TILE; c++) {
             vec a = OF(right + c * D + d), b = OF(right + c * D + d + WIDE);
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) {
+            UNROLLED for (int r = 0; r < ROWS; r++) {
                 sum[r][0] += weights[r * C + c] * a;
                 sum[r][1] += weights[r * C + c] * b;
             }
         }
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; r++) {
+        UNROLLED for (int r = 0; r < ROWS; r++) {
             AT(out + r * D + d) = sum[r][0];
             AT(out + r * D + d + WIDE) = sum[r][1];
         }
@@ -167,21 +188,18 @@ INLINE void spread(const float *weights, const float *left, Strip strip, int64_t
     for (int64_t d = 0; d < D; d += TILE)
         for (int64_t c = strip.from * TILE; c < strip.to * TILE; c += ROWS) {
             vec sum[ROWS][2];
-#pragma GCC unroll 8
-            for (int k = 0; k < ROWS; k++) {
+            UNROLLED for (int k = 0; k < ROWS; k++) {
                 sum[k][0] = OF(out + (c + k) * D + d);
                 sum[k][1] = OF(out + (c + k) * D + d + WIDE);
             }
             for (int r = 0; r < ROWS; r++) {
                 vec a = OF(left + r * D + d), b = OF(left + r * D + d + WIDE);
-#pragma GCC unroll 8
-                for (int k = 0; k < ROWS; k++) {
+                UNROLLED for (int k = 0; k < ROWS; k++) {
                     sum[k][0] += weights[r * C + c + k] * a;
                     sum[k][1] += weights[r * C + c + k] * b;
                 }
             }
-#pragma GCC unroll 8
-            for (int k = 0; k < ROWS; k++) {
+            UNROLLED for (int k = 0; k < ROWS; k++) {
                 AT(out + (c + k) * D + d) = sum[k][0];
                 AT(out + (c + k) * D + d + WIDE) = sum[k][1];
             }
@@ -247,8 +265,7 @@ int cai_attend(const Pass *pass, const float *q, const float *k, const float *v,
                             AT(out + (strip.rows[r] * H + h) * D + d) = OF(sum + r * D + d) * (1.0f / sums[r]);
                 }
         }
-        keys += entry[0];
-        queries += entry[1];
+        keys += entry[0], queries += entry[1];
     }
     free(turned);
     return 0;
@@ -310,16 +327,13 @@ int cai_attend_back(const Pass *pass, const float *q, const float *k, const floa
                     AT(to_v + (keys[c] * G + g) * D + d) += OF(sum_v + c * D + d);
                 }
         }
-        keys += entry[0];
-        queries += entry[1];
+        keys += entry[0], queries += entry[1];
     }
     free(turned_k);
     return 0;
 }
 
-/* ---- steps between products; sizes are multiples of WIDE ---- */
-
-/* silu(gate) · up */
+/* silu(gate) · up; here and below, widths are multiples of WIDE. */
 void cai_gated(int64_t size, const float *gate, const float *up, float *out) {
     for (int64_t i = 0; i < size; i += WIDE) AT(out + i) = OF(gate + i) * sigmoid(OF(gate + i)) * OF(up + i);
 }

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from cai.models.local import compiled, kernels, lanes
+from cai.models.local import beside, compiled, kernels, lanes
 from cai.models.local.compiled import library
 from cai.models.local.fused import fuse
 from cai.models.local.head import LogitForm, token_logps
@@ -181,8 +181,10 @@ def two_threads(monkeypatch):
     torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("merged", [1, 1 << 30], ids=["adapters merged for the pass", "adapters beside"])
 @pytest.mark.parametrize("kind", ["Llama", "Mistral", "Qwen3"])
-def test_a_training_pass_is_what_it_is_without(found, two_threads, make_model, open_bench, monkeypatch, kind):
+def test_a_training_pass_is_what_it_is_without(found, two_threads, make_model, open_bench, monkeypatch, kind, merged):
+    monkeypatch.setattr(beside, "MERGED", merged)
     trainee = open_bench("none", make_model(kind, head_dim=32), lora=LoraSpec(rank=4)).trainee(None, 1)
     for number, each in enumerate(trainee.parameters().values()):
         each.data.add_(drawn(*each.shape, seed=number) / 20)
@@ -204,7 +206,8 @@ def test_a_training_pass_is_what_it_is_without(found, two_threads, make_model, o
     assert max(difference(*each) for each in zip(*seen, strict=True)) < 2e-5
 
 
-def test_an_untrained_policy_is_its_reference_to_the_last_bit(found, two_threads, make_model, open_bench):
+def test_an_untrained_policy_is_its_reference_to_the_last_bit(found, two_threads, make_model, open_bench, monkeypatch):
+    monkeypatch.setattr(beside, "MERGED", 1)
     trainee = open_bench("none", make_model("Llama", head_dim=32), lora=LoraSpec(rank=4)).trainee(None, 1)
     assert torch.equal(trainee.policy_logps(ROWS).sums(), trainee.reference_logps(ROWS).sums())
 
