@@ -17,6 +17,7 @@ import typer
 
 from cai.cli.screen import MARKS, console, print_json
 from cai.errors import CaiError
+from cai.models.local.compiled import compiler
 from cai.models.local.machine import free_memory
 
 if TYPE_CHECKING:
@@ -100,6 +101,18 @@ def processor() -> Check:
     return Check("CPU", "ok", found)
 
 
+def c_compiler() -> Check:
+    found = compiler()
+    if found is None and _gpu() is None:
+        return Check(
+            "C compiler",
+            "warning",
+            "none",
+            "with one, such as gcc, fine-tuning more than the embedded model is faster on a CPU",
+        )
+    return Check("C compiler", "ok", " ".join(found) if found else "none, which a GPU does not want")
+
+
 def memory() -> Check:
     free = free_memory() / GIB
     if free < 3:
@@ -167,6 +180,7 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     torch_library,
     gpu,
     processor,
+    c_compiler,
     memory,
     disk,
     four_bit,

@@ -66,7 +66,7 @@ def test_chat_talks_to_what_a_run_made(finished: Path) -> None:
 
 def test_doctor_says_what_is_there_and_that_the_embedded_model_answers(cai: Cai) -> None:
     told = {check["name"]: check for check in json.loads(cai("doctor", "--json").stdout)["checks"]}
-    names = {"Python", "torch", "GPU", "CPU", "memory", "disk", "bitsandbytes", "embedded model", "fits"}
+    names = {"Python", "torch", "GPU", "CPU", "C compiler", "memory", "disk", "bitsandbytes", "embedded model", "fits"}
     assert set(told) == names
     assert told["embedded model"]["state"] == "ok"
     assert "answers: " in told["embedded model"]["found"]

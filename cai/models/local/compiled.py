@@ -8,6 +8,7 @@ import ctypes
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import tempfile
 from contextlib import suppress
@@ -22,19 +23,25 @@ _SECONDS = 120
 """What takes a compiler longer is taken for hung."""
 
 
+def compiler() -> list[str] | None:
+    """The command, if this machine has it."""
+    command = shlex.split(os.environ.get("CC", "cc"))
+    return command if command and shutil.which(command[0]) else None
+
+
 def library(source: Path) -> ctypes.CDLL | None:
     """The functions of a file of C; none where no compiler makes them."""
-    compiler = shlex.split(os.environ.get("CC", "cc"))
-    if not compiler:
+    found = compiler()
+    if found is None:
         return None
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cai" / "kernels"
-    kept = cache / f"{digest([source.read_text('utf-8'), FLAGS, compiler, _processor()])[:32]}.so"
+    kept = cache / f"{digest([source.read_text('utf-8'), FLAGS, found, _processor()])[:32]}.so"
     with suppress(OSError):
         if _is_ours(kept):
             return ctypes.CDLL(str(kept))
     with tempfile.TemporaryDirectory(prefix="cai-") as folder:
         made = Path(folder, "made.so")
-        command = [*compiler, *FLAGS, "-o", str(made), str(source), "-lm"]
+        command = [*found, *FLAGS, "-o", str(made), str(source), "-lm"]
         with suppress(OSError, subprocess.SubprocessError):
             subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS)
             with suppress(CaiError):

@@ -17,6 +17,7 @@ import torch
 from cai.errors import InputError
 from cai.files import sha256_of
 from cai.models.local.chat import ChatFormat
+from cai.models.local.compiled import compiler
 from cai.models.local.finding import Found, find_model
 from cai.models.local.fitting import require_loadable
 from cai.models.local.graphs import recorder
@@ -206,6 +207,7 @@ class Workbench:
             "quantization": self.spec.quantization,
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "threads": torch.get_num_threads(),
+            "kernels": "compiled" if self.device == "cpu" and compiler() else "torch's",
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             "dense_copy": self._loaded.dense_bytes > 0,
             "decoding": "step loop" if self.network.decodes else "transformers' generate",

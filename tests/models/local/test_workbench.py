@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cai.errors import InputError, MissingModel
+from cai.models.local.compiled import compiler
 from cai.models.local.workbench import ModelSpec, open_workbench
 from cai.models.protocol import Request, Sampling
 from cai.records import Message
@@ -126,6 +127,7 @@ def test_facts_are_json_and_name_what_numbers_depend_on(open_bench):
     facts = open_bench("nf4").facts
     assert json.loads(json.dumps(facts)) == facts
     assert facts["threads"] == torch.get_num_threads() and facts["cpu_capability"] in ("AVX512", "AVX2", "DEFAULT")
+    assert facts["kernels"] == ("compiled" if compiler() else "torch's")
     assert facts["template_date"] == "2026-01-01" and len(str(facts["template_sha256"])) == 64
     assert {"torch", "transformers", "peft", "bitsandbytes"} <= dict(facts["versions"]).keys()
     assert facts["deterministic"] is True
