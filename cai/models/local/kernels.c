@@ -1,8 +1,8 @@
 /* What torch's operations do slowly on a CPU, in one pass over memory each: attention of rows laid end to end, gated
  * units, RMS norms and rotations, forwards and backwards, in fp32. `kernels.py` compiles and calls this.
  *
- * Vectors are the compiler's own type, so that one text serves every processor. What is not a number stays none.
- * S positions, H query heads, G key heads, D head width (a multiple of TILE), n entries of a pass; C keys of an entry,
+ * Vectors are the compiler's own type, so that one text serves several processors. What is not a number stays none.
+ * S positions, H query heads, G key heads, D head width (a multiple of 32), n entries of a pass; C keys of an entry,
  * filled up to whole tiles. All tensors are contiguous.
  */
 #include <math.h>
@@ -10,18 +10,26 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef float vec __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t ints __attribute__((vector_size(64), aligned(4), may_alias));
+/* A vector is as long as the processor's registers, of which there are 32 or 16: longer ones would be taken apart. */
+#if defined(__AVX512F__)
+enum { BYTES = 64, ROWS = 8 };
+#elif defined(__AVX2__) && defined(__FMA__)
+enum { BYTES = 32, ROWS = 4 };
+#else
+#error "on this processor nobody has measured whether torch's operations are slower"
+#endif
 
 #define INLINE static inline __attribute__((always_inline))
 #define AT(p) (*(vec *)(p))
 #define OF(p) (*(const vec *)(p))
 #define UNROLLED _Pragma("GCC unroll 16")
 
+typedef float vec __attribute__((vector_size(BYTES), aligned(4), may_alias));
+typedef int32_t ints __attribute__((vector_size(BYTES), aligned(4), may_alias));
+
 enum {
-    WIDE = 16, /* numbers of a vector */
-    TILE = 32, /* keys, or numbers of a head, whose sums are held in registers: two vectors */
-    ROWS = 8,  /* queries that go together, each with two registers for its sums */
+    WIDE = BYTES / 4, /* numbers of a vector */
+    TILE = 2 * WIDE,  /* keys, or numbers of a head, whose sums are held in registers for each of ROWS queries */
 };
 
 INLINE vec all(float x) { return (vec){} + x; }
@@ -60,28 +68,6 @@ INLINE vec exponential(vec x) {
 }
 
 INLINE vec sigmoid(vec x) { return 1.0f / (1.0f + exponential(chosen(x < -88.0f, all(88.0f), -x))); }
-
-#ifdef __clang__
-#define MIXED(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define MIXED(a, b, ...) __builtin_shuffle(a, b, (ints){__VA_ARGS__})
-#endif
-#define EACH(of, s) \
-    of(0, s), of(1, s), of(2, s), of(3, s), of(4, s), of(5, s), of(6, s), of(7, s), of(8, s), of(9, s), of(10, s), \
-        of(11, s), of(12, s), of(13, s), of(14, s), of(15, s)
-#define UPPER(k, s) ((k) & (s) ? WIDE + (k) - (s) : (k))
-#define LOWER(k, s) ((k) & (s) ? WIDE + (k) : (k) + (s))
-#define EXCHANGE(s) \
-    UNROLLED for (int i = 0; i < WIDE; i++) if (!(i & s)) { \
-        vec a = rows[i], b = rows[i + s]; \
-        rows[i] = MIXED(a, b, EACH(UPPER, s)); \
-        rows[i + s] = MIXED(a, b, EACH(LOWER, s)); \
-    }
-
-/* Sixteen rows become sixteen columns: corners of squares change places, of ever smaller ones. */
-INLINE void turn(vec rows[WIDE]) {
-    EXCHANGE(8) EXCHANGE(4) EXCHANGE(2) EXCHANGE(1)
-}
 
 /* Of each entry: how many keys it has and how many of their last are queries; then where they lie, entry by entry. */
 typedef struct {
@@ -124,17 +110,12 @@ static void gather(const float *x, int64_t stride, const int64_t *keys, int64_t 
 
 /* The same with the keys of each tile side by side: (C / TILE, D, TILE). */
 static void gather_turned(const float *x, int64_t stride, const int64_t *keys, int64_t count, int64_t D, float *out) {
-    for (int64_t c = 0; c < filled_up(count); c += WIDE)
-        for (int64_t d = 0; d < D; d += WIDE) {
-            vec square[WIDE];
-            for (int64_t i = 0; i < WIDE; i++) {
-                const float *own = x + keys[c + i < count ? c + i : 0] * stride + d;
-                square[i] = c + i < count ? OF(own) : all(0);
-                __builtin_prefetch(own + D, 0, 2);
-            }
-            turn(square);
-            for (int64_t i = 0; i < WIDE; i++) AT(out + (c / TILE * D + d + i) * TILE + c % TILE) = square[i];
-        }
+    for (int64_t c = 0; c < filled_up(count); c++) {
+        const float *own = x + keys[c < count ? c : 0] * stride;
+        float *to = out + c / TILE * TILE * D + c % TILE;
+        for (int64_t d = 0; d < D; d++) to[d * TILE] = c < count ? own[d] : 0.0f;
+        for (int64_t d = 0; d < D; d += WIDE) __builtin_prefetch(own + D + d, 0, 2);
+    }
 }
 
 /* A strip's rows of one head, times `by`; zeros fill it up. The next strip's are sent for. */
@@ -209,8 +190,8 @@ INLINE void spread(const float *weights, const float *left, Strip strip, int64_t
 /* x at the keys c.. that the query at `place` sees, `gone` elsewhere. */
 INLINE vec seen(vec x, int64_t c, int64_t place, int64_t window, float gone) {
     if (c + WIDE <= place && window == 0) return x;
-    ints at = (ints){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} + (int32_t)c;
-    ints where = at <= (int32_t)place;
+    static const int32_t order[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    ints at = *(const ints *)order + (int32_t)c, where = at <= (int32_t)place;
     if (window > 0) where &= at > (int32_t)(place - window);
     return chosen(where, x, all(gone));
 }
@@ -238,7 +219,7 @@ INLINE float softened(float *scores, Strip strip, int64_t place, int64_t window,
 int cai_attend(const Pass *pass, const float *q, const float *k, const float *v, float *out, float *levels, int64_t g0,
                int64_t g1) {
     const int64_t D = pass->D, H = pass->H, G = pass->G, share = H / G, room = longest(pass);
-    float *turned = aligned_alloc(64, sizeof(float) * (2 * room * D + ROWS * (room + 2 * D)));
+    float *turned = aligned_alloc(BYTES, sizeof(float) * (2 * room * D + ROWS * (room + 2 * D)));
     if (!turned) return 1;
     float *values = turned + room * D, *scores = values + room * D, *left = scores + ROWS * room;
     float *sum = left + ROWS * D;
@@ -277,7 +258,7 @@ int cai_attend_back(const Pass *pass, const float *q, const float *k, const floa
                     const float *levels, const float *given, float *to_q, float *to_k, float *to_v, int64_t g0,
                     int64_t g1) {
     const int64_t D = pass->D, H = pass->H, G = pass->G, share = H / G, room = longest(pass);
-    float *turned_k = aligned_alloc(64, sizeof(float) * (5 * room * D + ROWS * (2 * room + 3 * D)));
+    float *turned_k = aligned_alloc(BYTES, sizeof(float) * (5 * room * D + ROWS * (2 * room + 3 * D)));
     if (!turned_k) return 1;
     float *turned_v = turned_k + room * D, *rows_k = turned_v + room * D, *sum_k = rows_k + room * D;
     float *sum_v = sum_k + room * D, *weights = sum_v + room * D, *pulls = weights + ROWS * room;
@@ -333,7 +314,7 @@ int cai_attend_back(const Pass *pass, const float *q, const float *k, const floa
     return 0;
 }
 
-/* silu(gate) · up; here and below, widths are multiples of WIDE. */
+/* silu(gate) · up; here and below, widths are multiples of 16. */
 void cai_gated(int64_t size, const float *gate, const float *up, float *out) {
     for (int64_t i = 0; i < size; i += WIDE) AT(out + i) = OF(gate + i) * sigmoid(OF(gate + i)) * OF(up + i);
 }

@@ -25,7 +25,7 @@ from torch.nn import functional
 from cai.models.local.compiled import library
 
 WIDE, TILE = 16, 32
-"""What the width of a row, and that of a head, have to be multiples of; the source says so, too."""
+"""What the width of a row, and that of a head, have to be multiples of, on every processor that the source is for."""
 SAME = 1e-5
 _BYTES = 4
 _POINTER, _NUMBER, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float

@@ -207,7 +207,7 @@ class Workbench:
             "quantization": self.spec.quantization,
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "threads": torch.get_num_threads(),
-            "kernels": "compiled" if self.device == "cpu" and compiler() else "torch's",
+            "c_compiler": compiler() is not None,
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             "dense_copy": self._loaded.dense_bytes > 0,
             "decoding": "step loop" if self.network.decodes else "transformers' generate",

@@ -12,7 +12,7 @@ from cai.models.local import beside, compiled, kernels, lanes
 from cai.models.local.compiled import library
 from cai.models.local.fused import fuse
 from cai.models.local.head import LogitForm, token_logps
-from cai.models.local.kernels import Kernels, Look, machine_kernels, used
+from cai.models.local.kernels import Kernels, machine_kernels, used
 from cai.models.local.layout import TokenRow, lay_out
 from cai.models.local.logprobs import completion_logps
 from cai.models.local.packed import How, Packing
@@ -298,6 +298,11 @@ def test_kernels_that_calculate_otherwise_are_not_used(tmp_path, found, right, w
     assert made is not None and not kernels._agrees(Kernels(made))
 
 
-def test_the_trial_takes_them_as_they_are(found):
-    assert kernels._agrees(found)
-    assert Look.of([[0]], [[0]], 1.0, None).window is None
+def test_vectors_are_as_long_as_registers(found, monkeypatch, tmp_path):
+    """Of 32 bytes without AVX-512; on a processor with shorter ones there are no kernels."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", "cc -mno-avx512f")
+    shorter = library(SOURCE)
+    assert shorter is not None and kernels._agrees(Kernels(shorter))
+    monkeypatch.setenv("CC", "cc -mno-avx2")
+    assert library(SOURCE) is None
